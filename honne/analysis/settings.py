@@ -1,0 +1,107 @@
+"""What a user may choose about an analysis, checked before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from honne.data.manifest import sha256
+from honne.errors import WrongCall
+
+Format = Literal["parquet", "csv", "jsonl"]
+Names = Literal["honne", "openface"]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Smoothing of what the model predicts, along each face's own track.
+
+    Args:
+        kind: `median` and `mean` are centred windows; `exponential` looks back only.
+        amount: window in analysed frames, or the weight of the newest value (0..1) for `exponential`.
+    """
+
+    kind: Literal["none", "median", "mean", "exponential"] = "none"
+    amount: float = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Smoothing:
+        """From `median:5`, `mean:50`, `exponential:0.3` or `none`."""
+        kind, _, amount = text.partition(":")
+        if text == "none":
+            return cls()
+        try:
+            if kind in ("median", "mean") and int(amount) >= 1:
+                return cls(kind, int(amount))  # type: ignore[arg-type]
+            if kind == "exponential" and 0 < float(amount) <= 1:
+                return cls(kind, float(amount))
+        except ValueError:
+            pass
+        raise WrongCall(
+            f"smooth: '{text}' is not a smoothing.",
+            "Give median:N or mean:N (N frames), exponential:W (W in 0..1, weight of the newest frame), or none.",
+        )
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames before and after a frame that its centred window takes in."""
+        size = int(self.amount)
+        return size // 2, (size - 1) // 2
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Which part of each face's track is its own baseline.
+
+    Args:
+        length: how much of the track, counted from the face's first row; 0 for no baseline.
+        unit: `s` of media time, or analysed `frames`.
+    """
+
+    length: float = 0
+    unit: Literal["s", "frames"] = "s"
+
+    @classmethod
+    def parse(cls, text: str) -> Baseline:
+        """From `first:10s`, `first:250frames` or `none`."""
+        if text == "none":
+            return cls()
+        kind, _, length = text.partition(":")
+        unit: Literal["s", "frames"] = "frames" if length.endswith("frames") else "s"
+        try:
+            if kind == "first" and length.endswith(unit) and float(length.removesuffix(unit)) > 0:
+                return cls(float(length.removesuffix(unit)), unit)
+        except ValueError:
+            pass
+        raise WrongCall(f"baseline: '{text}' is not a baseline.", "Give first:10s, first:250frames or none.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The choices that shape a table; `analyze` explains each."""
+
+    format: Format = "parquet"
+    fps: float | None = None
+    video: bool = False
+    finder: str = "mediapipe"
+    smooth: str = "none"
+    baseline: str = "none"
+    names: Names = "honne"
+    abstain: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not self.fps > 0:
+            raise WrongCall(f"fps must be more than 0, not {self.fps}.")
+        if self.abstain is not None and not 0 <= self.abstain <= 1:
+            raise WrongCall(f"abstain must lie in 0..1 (an uncertainty), not {self.abstain}.")
+        for name, known in (("format", ("parquet", "csv", "jsonl")), ("names", ("honne", "openface"))):
+            if getattr(self, name) not in known:
+                raise WrongCall(f"{name}: '{getattr(self, name)}' is not one of {', '.join(known)}.")
+        Smoothing.parse(self.smooth)
+        Baseline.parse(self.baseline)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the provenance file: every setting, and the hash of a file that the finder reads."""
+        path = Path(self.finder.partition(":")[2])
+        return asdict(self) | ({"finder_sha256": sha256(path)} if path.is_file() else {})

@@ -1,0 +1,199 @@
+"""The table: its columns, their types and meanings, and how a model's figures become decisions.
+
+A row is first written *raw*: where and when, the face, and the model's figures (`signals`). Smoothing changes signals
+only; `decide` then derives the expression, the present action units and the status from them, in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from honne.faces.quality import LOW_QUALITY
+from honne.labels import LabelSchema
+
+OUTPUTS_ARE = "predicted apparent expression"
+"""What every table holds: what observers would say they see, never what a person feels."""
+
+POSITION = "_position"
+"""Column of raw parts only: number of the analysed frame (or picture) in its input, from 0, without gaps."""
+
+_CORRECTED = "_baseline_corrected"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Args:
+        name: in the table.
+        type: Arrow type.
+        meaning: one line for people; stored in the Parquet file too.
+        unit: or range.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+
+    @property
+    def field(self) -> pa.Field:
+        return pa.field(self.name, self.type, metadata={"meaning": self.meaning, "unit": self.unit})
+
+
+WHERE = (
+    Column("source", pa.string(), "file or camera, as it was named"),
+    Column("frame", pa.int32(), "number of the frame in its source, from 0; sub-sampling does not renumber"),
+    Column("time", pa.float64(), "media time, from presentation stamps; 0 for a still", "s"),
+    Column("face", pa.int32(), "track number, stable through a video; null without a face"),
+    Column("status", pa.string(), "ok, no_face, low_quality, abstained or error"),
+    Column("message", pa.string(), "why the status is not ok; null otherwise"),
+    Column("box_x", pa.float32(), "left edge of the face box", "px"),
+    Column("box_y", pa.float32(), "top edge of the face box", "px"),
+    Column("box_w", pa.float32(), "width of the face box", "px"),
+    Column("box_h", pa.float32(), "height of the face box", "px"),
+    Column("face_score", pa.float32(), "the face finder's confidence", "0..1"),
+    Column("quality", pa.float32(), "how well the face can be judged (size, blur, pose, exposure)", "0..1"),
+    Column("yaw", pa.float32(), "head turned to image right", "degrees"),
+    Column("pitch", pa.float32(), "head lifted", "degrees"),
+    Column("roll", pa.float32(), "head tilted clockwise in the image", "degrees"),
+)
+"""The columns of every table, whatever the model."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a model's tables.
+
+    Args:
+        labels: what the model predicts.
+        corrected: whether columns corrected by a baseline are wanted.
+    """
+
+    labels: LabelSchema
+    corrected: bool = False
+
+    @property
+    def probabilities(self) -> list[Column]:
+        meaning = "calibrated probability of apparent {}; the p_ columns sum to 1"
+        return [Column(f"p_{name}", pa.float32(), meaning.format(name), "0..1") for name in self.labels.expressions]
+
+    @property
+    def action_units(self) -> list[Column]:
+        meaning = "calibrated probability that action unit {} is visible"
+        return [Column(f"au{unit:02d}", pa.float32(), meaning.format(unit), "0..1") for unit in self.labels.action_units]
+
+    @property
+    def signals(self) -> list[Column]:
+        """What the model says as numbers, in table order."""
+        uncertainty = Column("uncertainty", pa.float32(), "0 sure .. 1 knows nothing", "0..1")
+        affect = [
+            Column("valence", pa.float32(), "apparent valence, unpleasant to pleasant", "-1..1"),
+            Column("arousal", pa.float32(), "apparent arousal, calm to excited", "-1..1"),
+        ]
+        return [
+            *self.probabilities,
+            *([uncertainty] if self.labels.expressions else []),
+            *(affect if self.labels.valence_arousal else []),
+            *self.action_units,
+        ]
+
+    @property
+    def correctable(self) -> list[Column]:
+        """Signals that a baseline is subtracted from: all but the uncertainty."""
+        return [column for column in self.signals if column.name != "uncertainty"]
+
+    @property
+    def columns(self) -> list[Column]:
+        """All columns, in table order."""
+        expression = Column("expression", pa.string(), "the most probable apparent expression")
+        present = "whether action unit {} is visible, by the model's threshold"
+        less = "{} minus this face's median during its baseline"
+        return [
+            *WHERE,
+            *([expression] if self.labels.expressions else []),
+            *self.signals,
+            *(Column(f"au{unit:02d}_on", pa.bool_(), present.format(unit)) for unit in self.labels.action_units),
+            *(
+                Column(c.name + _CORRECTED, pa.float32(), less.format(c.name), "-2..2" if c.unit == "-1..1" else "-1..1")
+                for c in (self.correctable if self.corrected else [])
+            ),
+        ]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the finished table."""
+        return pa.schema([column.field for column in self.columns], metadata={"outputs are": OUTPUTS_ARE})
+
+    @property
+    def raw_schema(self) -> pa.Schema:
+        """Of the parts written while the input is read."""
+        return pa.schema([pa.field(POSITION, pa.int32()), *(column.field for column in (*WHERE, *self.signals))])
+
+    def matrix(self, rows: pa.Table, columns: list[Column] | None = None) -> np.ndarray:
+        """(rows, K) float32 of the given columns, all signals by default; NaN where null."""
+        names = [column.name for column in (self.signals if columns is None else columns)]
+        if not names:
+            return np.empty((len(rows), 0), np.float32)
+        return np.column_stack([rows[name].to_numpy() for name in names]).astype(np.float32)
+
+    def with_matrix(self, rows: pa.Table, values: np.ndarray) -> pa.Table:
+        """The rows with all signals replaced."""
+        for column, each in zip(self.signals, values.T, strict=True):
+            rows = rows.set_column(rows.column_names.index(column.name), column.field, _floats(each))
+        return rows
+
+    def decide(self, rows: pa.Table, thresholds: dict[int, float], abstain: float | None) -> pa.Table:
+        """Add what follows from the signals: `expression`, `au.._on`, and the statuses low_quality and abstained.
+
+        Args:
+            rows: raw rows.
+            thresholds: action unit -> probability from which it counts as present.
+            abstain: uncertainty above which the model abstains; None = never.
+        """
+        faces = np.asarray(rows["face"].is_valid())
+        if self.labels.expressions:
+            best = np.nan_to_num(self.matrix(rows, self.probabilities)).argmax(1)
+            names = np.array(self.labels.expressions, dtype=object)[best]
+            rows = rows.append_column("expression", pa.array(names, pa.string(), mask=~faces))
+        for unit in self.labels.action_units:
+            probability = rows[f"au{unit:02d}"].to_numpy()
+            on = pa.array(np.nan_to_num(probability) >= thresholds[unit], pa.bool_(), mask=~faces)
+            rows = rows.append_column(f"au{unit:02d}_on", on)
+        return self._with_status(rows, faces, abstain)
+
+    def _with_status(self, rows: pa.Table, faces: np.ndarray, abstain: float | None) -> pa.Table:
+        status = rows["status"].to_numpy().copy()
+        message = rows["message"].to_numpy().copy()
+        quality = rows["quality"].to_numpy()
+        low = faces & (quality < LOW_QUALITY)
+        unsure = np.zeros_like(low)
+        if abstain is not None and self.labels.expressions:
+            uncertainty = rows["uncertainty"].to_numpy()
+            unsure = faces & ~low & (uncertainty > abstain)
+            message[unsure] = [f"uncertainty {value:.2f} is above {abstain:g}" for value in uncertainty[unsure]]
+        message[low] = [f"quality {value:.2f} is below {LOW_QUALITY:g}" for value in quality[low]]
+        status[low], status[unsure] = "low_quality", "abstained"
+        for name, values in (("status", status), ("message", message)):
+            rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, pa.string()))
+        return rows
+
+    def with_corrected(self, rows: pa.Table, values: np.ndarray) -> pa.Table:
+        """Add the columns corrected by a baseline, (rows, K) in the order of `correctable`; NaN becomes null."""
+        for column, each in zip(self.correctable, values.T, strict=True):
+            rows = rows.append_column(column.name + _CORRECTED, _floats(each))
+        return rows
+
+
+def _floats(values: np.ndarray) -> pa.Array:
+    return pa.array(values.astype(np.float32), pa.float32(), from_pandas=True)
+
+
+def to_pandas(rows: pa.Table) -> pd.DataFrame:
+    """A table as a DataFrame; whole numbers and booleans stay what they are where some are null."""
+    kept = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return rows.to_pandas(types_mapper=kept.get)

@@ -1,0 +1,54 @@
+"""Learning curves of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from honne.data.manifest import replacing
+
+_SHOWN = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "au_f1": "action-unit F1",
+    "ccc": "CCC of valence and arousal",
+}
+
+
+def draw_curves(metrics: Path, out: Path) -> None:
+    """Draw training and validation figures by epoch.
+
+    Args:
+        metrics: `metrics.csv` of the run.
+        out: PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = pd.read_csv(metrics)
+    shown = [name for name in _SHOWN if f"valid/{name}" in rows]
+    rates = next((name for name in rows if name.startswith("lr-")), None)
+    panels = len(shown) + (rates is not None)
+    figure = Figure(figsize=(3.6 * panels, 3.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for name, axis in zip(shown, axes, strict=False):
+        for split, colour in (("train", "#9aa5b1"), ("valid", "#2457a7")):
+            if f"{split}/{name}" in rows:
+                values = rows[["epoch", f"{split}/{name}"]].dropna()
+                axis.plot(values["epoch"] + 1, values[f"{split}/{name}"], color=colour, label=split, linewidth=1.8)
+        axis.set_title(_SHOWN[name], loc="left", fontsize=10)
+        axis.set_xlabel("epoch")
+        axis.legend(frameon=False, fontsize=8)
+    if rates is not None:
+        values = rows[["step", rates]].dropna()
+        axes[-1].plot(values["step"], values[rates], color="#b3541e", linewidth=1.8)
+        axes[-1].set_title("learning rate", loc="left", fontsize=10)
+        axes[-1].set_xlabel("step")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    with replacing(out) as path:
+        figure.savefig(path, dpi=130, format="png")

@@ -1,0 +1,1 @@
+"""Prepared data sets: readers, manifest, transforms, sampling, loading, and the synthetic world."""

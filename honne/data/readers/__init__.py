@@ -1,0 +1,133 @@
+"""Readers: one file per official layout. Each turns a folder (or a zip of it) into `Row`s; nothing else knows layouts.
+
+A reader module has
+
+    INFO = ReaderInfo(...)
+    def schema(*, option=...) -> LabelSchema
+    def read(root: Path, *, option=...) -> Iterator[Row | Bad]
+
+Options are keyword-only, have defaults and are named in `honne.data.prepare.prepare`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+
+from honne.errors import HonneError, WrongCall
+from honne.faces.align import Alignment
+
+READERS = ("ferplus", "fer2013", "rafdb", "affectnet", "folder", "table")
+
+
+@dataclass
+class Row:
+    """One labelled face as a reader found it. None or empty: this row has no such label.
+
+    Attributes:
+        id: unique within the data set.
+        image: path of the file, its encoded bytes, or pixels (H, W) or (H, W, 3) uint8.
+        split: train, valid or test; None where the layout has no split.
+        box: (x, y, width, height) px.
+        landmarks: (68, 2) px in the iBUG order.
+        points: (5, 2) px: image-left eye, image-right eye, nose tip, image-left and image-right mouth corner.
+        time: seconds.
+        expression: class name of the schema.
+        votes: counts, one per class.
+        target: distribution to learn, one value per class.
+        valence: -1..1.
+        arousal: -1..1.
+        au: one value per action unit of the schema: 1 present, 0 absent, NaN not coded.
+        au_intensity: 0..5, NaN not coded.
+    """
+
+    id: str
+    image: Path | bytes | np.ndarray
+    split: str | None = None
+    subject: str | None = None
+    domain: str | None = None
+    video: str | None = None
+    time: float | None = None
+    box: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
+    points: np.ndarray | None = None
+    expression: str | None = None
+    votes: np.ndarray | None = None
+    target: np.ndarray | None = None
+    valence: float | None = None
+    arousal: float | None = None
+    au: np.ndarray | None = None
+    au_intensity: np.ndarray | None = None
+    text: str | None = None
+
+
+@dataclass
+class Bad:
+    """Something that gives no row, and why.
+
+    Attributes:
+        where: file, with line or row.
+        reason: one phrase; equal for equal cases, so that they can be counted.
+        detail: what is special to this one.
+        kind: `rule`: left out as documented, nothing is wrong. `image`: the image is missing or unreadable; the run
+            goes on and ends with status 3. `label`: the label is wrong; the run stops, unless told to skip such rows.
+    """
+
+    where: str
+    reason: str
+    detail: str = ""
+    kind: Literal["rule", "image", "label"] = "image"
+
+
+@dataclass(frozen=True)
+class ReaderInfo:
+    """What `honne prepare --list` says of a reader.
+
+    Attributes:
+        name: the word for the command line.
+        summary: the data set in a line.
+        expects: what ROOT must hold.
+        contact: where to get the data.
+        licence: terms of the data.
+        alignment: how faces are cropped unless told otherwise.
+    """
+
+    name: str
+    summary: str
+    expects: str
+    contact: str
+    licence: str
+    alignment: Alignment = field(default_factory=Alignment)
+
+
+def names() -> tuple[str, ...]:
+    """Names of all readers."""
+    return READERS
+
+
+def get(name: str) -> ModuleType:
+    """The reader module of that name.
+
+    Raises:
+        WrongCall: there is none.
+    """
+    if name not in READERS:
+        near = difflib.get_close_matches(name, READERS, 1)
+        raise WrongCall(
+            f"there is no reader '{name}'; there are {', '.join(READERS)}.",
+            f"Did you mean '{near[0]}'?" if near else "`honne prepare --list` says what each one reads.",
+        )
+    return importlib.import_module(f"honne.data.readers.{name}")
+
+
+def missing(root: Path, expected: str, reader: str) -> HonneError:
+    """The error for a root that does not hold the official layout."""
+    if not root.exists():
+        return HonneError(f"{root}: no such file or folder.", f"Reader '{reader}' expects {expected}")
+    return HonneError(f"{root}: not the layout of reader '{reader}'.", f"It expects {expected}")

@@ -1,0 +1,134 @@
+"""A data set's folder, or the zip of one, read the same way."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from honne.errors import HonneError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+class Archive:
+    """Files below a folder or inside a zip file, named by their path with "/" relative to `root`.
+
+    Args:
+        root: folder or .zip file. A zip may hold everything inside one top folder of any name.
+        marker: file, relative to the data set's root, that must be there; "" for none.
+
+    Raises:
+        HonneError: `root` is neither, or is a damaged zip.
+        FileNotFoundError: `marker` is not in it.
+    """
+
+    def __init__(self, root: Path, marker: str = "") -> None:
+        self.root = Path(root)
+        self.zip: zipfile.ZipFile | None = None
+        self.prefix = ""
+        if self.root.is_file():
+            try:
+                self.zip = zipfile.ZipFile(self.root)
+            except zipfile.BadZipFile as error:
+                raise HonneError(
+                    f"{self.root}: not a folder and not a readable zip file ({error}).", "Download it again."
+                ) from None
+            self._find_prefix(marker)
+        elif marker and not (self.root / marker).is_file():
+            raise FileNotFoundError(marker)
+
+    def _find_prefix(self, marker: str) -> None:
+        assert self.zip is not None
+        found = [name for name in self.zip.namelist() if name == marker or name.endswith("/" + marker)]
+        if not found:
+            raise FileNotFoundError(marker)
+        self.prefix = min(found, key=len).removesuffix(marker)
+
+    def path(self, name: str) -> str:
+        """How messages name a file."""
+        return f"{self.root}!{self.prefix}{name}" if self.zip else str(self.root / name)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted names of all files below `folder`."""
+        folder = f"{folder.rstrip('/')}/" if folder else ""
+        if self.zip:
+            start = self.prefix + folder
+            inside = (name for name in self.zip.namelist() if name.startswith(start) and not name.endswith("/"))
+            return sorted(name.removeprefix(self.prefix) for name in inside)
+        below = self.root / folder
+        return sorted(path.relative_to(self.root).as_posix() for path in below.rglob("*") if path.is_file())
+
+    def images(self, folder: str = "") -> list[str]:
+        """Sorted names of all image files below `folder`."""
+        return [name for name in self.names(folder) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+
+    def exists(self, name: str) -> bool:
+        """Whether that file is there."""
+        if self.zip:
+            return self.prefix + name in self.zip.NameToInfo
+        return (self.root / name).is_file()
+
+    def image(self, name: str) -> Path | bytes:
+        """What `Row.image` takes: the path, or the bytes from inside the zip."""
+        return self.read(name) if self.zip else self.root / name
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        return self.zip.read(self.prefix + name) if self.zip else (self.root / name).read_bytes()
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Lines of a text file, one by one; see `decoded` for encodings."""
+        with self.zip.open(self.prefix + name) if self.zip else (self.root / name).open("rb") as file:
+            yield from decoded(file, self.path(name))
+
+    def table(self, name: str, required: tuple[str, ...]) -> csv.DictReader[str]:
+        """Rows of a CSV file with a header, one by one; spaces around column names do not count.
+
+        Raises:
+            HonneError: a column is missing.
+        """
+        reader = csv.DictReader(self.lines(name))
+        reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+        require_columns(reader.fieldnames, required, self.path(name))
+        return reader
+
+
+def require_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:
+    """Raise `HonneError` naming the first required column that is not there."""
+    for column in required:
+        if column not in columns:
+            near = difflib.get_close_matches(column, columns, 1)
+            hint = f"Did you mean '{near[0]}'?" if near else "Is it the right file?"
+            raise HonneError(f"{where}: no column '{column}'; it has {', '.join(columns) or 'none'}.", hint)
+
+
+def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
+    """Lines of a label file: UTF-8 with or without a byte order mark, or Windows-1252 throughout.
+
+    Raises:
+        HonneError: lines of both encodings, or of neither, naming the line.
+    """
+    hint, encoding = "Save the file as UTF-8.", ""
+    for number, line in enumerate(lines, 1):
+        if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise HonneError(f"{where}: UTF-16 text.", hint)
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not line.isascii():
+            found = "utf-8" if _decodes(line, "utf-8") else "cp1252"
+            if not _decodes(line, found):
+                raise HonneError(f"{where}, line {number}: neither UTF-8 nor Windows-1252 text.", hint)
+            if encoding not in ("", found):
+                raise HonneError(f"{where}, line {number}: the file mixes UTF-8 and Windows-1252 text.", hint)
+            encoding = found
+        yield line.decode(encoding or "ascii")
+
+
+def _decodes(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

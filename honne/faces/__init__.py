@@ -1,0 +1,1 @@
+"""Faces and media: decode, find, align, track, judge quality."""

@@ -1,0 +1,124 @@
+"""Cropping a face the same way when data are prepared and when a picture is analysed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from honne.errors import HonneError
+from honne.faces.face import Face
+from honne.faces.geometry import inverted, similarity_matrix, transform_points, upright_matrix
+
+LARGEST = 10
+"""A crop is at most this many times as wide as its image; more is a wrong box, not a face."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a face becomes a square crop; stored with data sets and models.
+
+    Args:
+        kind: `none`: the whole image is the face, resized to `size`. `box`: the square around the face box, its side
+            `margin` times the longer box side. `points`: similarity transform (no reflection) that brings the five
+            points to `template`; `upright`: the same without rotation, so that head roll stays in the crop.
+        size: side of the crop in px.
+        margin: only for `box`.
+        template: five (x, y) in crop units (0..1), for `points` and `upright`.
+        grey: whether the crop is turned to grey (as three equal channels).
+    """
+
+    kind: Literal["none", "box", "points", "upright"] = "none"
+    size: int = 224
+    margin: float = 1.2
+    template: tuple[tuple[float, float], ...] = ()
+    grey: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON and YAML."""
+        return asdict(self) | {"template": [list(point) for point in self.template]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Alignment:
+        """The inverse of `to_dict`."""
+        return cls(**values | {"template": tuple((float(x), float(y)) for x, y in values.get("template", ()))})
+
+    def matrix(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(2, 3) affine matrix from image px to crop px.
+
+        A face without points (a picture that is a crop already, a table of boxes) counts as framed by its box.
+
+        Raises:
+            HonneError: the box or the points are not finite, without extent or far larger than the image.
+        """
+        height, width = image.shape[:2]
+        if self.kind == "none":
+            return np.array([[self.size / width, 0, 0], [0, self.size / height, 0]])
+        if self.kind == "box" or face.points is None:
+            return self._box_matrix(face.box, self.margin if self.kind == "box" else 1.0)
+        target = np.array(self.template) * self.size
+        return (similarity_matrix if self.kind == "points" else upright_matrix)(np.asarray(face.points, float), target)
+
+    def _box_matrix(self, box: np.ndarray, margin: float) -> np.ndarray:
+        x, y, width, height = np.asarray(box, float)
+        side = margin * max(width, height)
+        scale = self.size / side if side > 0 else 0.0
+        return np.array(
+            [[scale, 0, self.size / 2 - scale * (x + width / 2)], [0, scale, self.size / 2 - scale * (y + height / 2)]]
+        )
+
+    def crop(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(size, size, 3) uint8 crop of an (H, W, 3) uint8 image; black outside it, antialiased when shrinking.
+
+        Raises:
+            HonneError: as `matrix`.
+        """
+        crop = _whole(image, self.size) if self.kind == "none" else self._cut(image, self.matrix(image, face))
+        if self.grey:
+            crop = np.asarray(Image.fromarray(crop).convert("L"))[..., None].repeat(3, axis=2)
+        return np.ascontiguousarray(crop)
+
+    def _cut(self, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        scale = float(np.hypot(*matrix[:, 0]))
+        side = self.size / scale if scale > 0 else 0.0
+        if not (np.isfinite(matrix).all() and 1 <= side <= LARGEST * max(image.shape[:2])):
+            height, width = image.shape[:2]
+            raise HonneError(
+                f"A face needs a crop {side:.3g} px wide out of a picture of {width} x {height} px.",
+                "Check the boxes or landmarks.",
+            )
+        corners = transform_points(inverted(matrix), self.size * np.array([[0, 0], [1, 0], [0, 1], [1, 1.0]]))
+        if not matrix[0, 1]:
+            return np.asarray(_resized(image, (*corners[0], *corners[3]), self.size, self.size))
+        # Shrink the surroundings first, upright and antialiased, so that only the rotation is left to interpolate.
+        start = np.floor(corners.min(0) - 1)
+        extent = np.ceil(corners.max(0) + 1) - start
+        small = np.ceil(extent * min(scale, 1.0)).astype(int)
+        surroundings = _resized(image, (*start, *(start + extent)), *small)
+        shrunk = np.diag(small / extent)
+        back = inverted(matrix)
+        back = np.column_stack([shrunk @ back[:, :2], shrunk @ (back[:, 2] - start)])
+        size = (self.size, self.size)
+        return np.asarray(surroundings.transform(size, Image.Transform.AFFINE, back.ravel(), Image.Resampling.BILINEAR))
+
+
+def _whole(image: np.ndarray, size: int) -> np.ndarray:
+    if image.shape[:2] == (size, size):
+        return image.copy()
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _resized(image: np.ndarray, box: tuple[float, ...], width: int, height: int) -> Image.Image:
+    """The part of an image inside `box` (left, top, right, bottom; px, may reach outside: black), resized."""
+    left, top = int(np.floor(box[0])), int(np.floor(box[1]))
+    right, bottom = int(np.ceil(box[2])), int(np.ceil(box[3]))
+    part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if part.shape[:2] != (bottom - top, right - left):
+        whole = np.zeros((bottom - top, right - left, 3), np.uint8)
+        y, x = max(-top, 0), max(-left, 0)
+        whole[y : y + part.shape[0], x : x + part.shape[1]] = part
+        part = whole
+    inner = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    return Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR, inner)

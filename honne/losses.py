@@ -1,0 +1,79 @@
+"""Losses for the labels a batch happens to have: rows without a label do not count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def expression_loss(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy against target distributions.
+
+    Args:
+        logits: (B, C) scores.
+        target: (B, C) distributions; one-hot rows for hard labels, rows of NaN do not count.
+        class_weights: (C,) weight of each class; the mean is weighted by them.
+        label_smoothing: share of each target given to the uniform distribution, 0..1.
+
+    Returns:
+        Scalar; 0 (with a gradient of 0) when no row has a target.
+    """
+    known = ~target.isnan().any(1)
+    target = target.nan_to_num(0.0)
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
+    weights = target if class_weights is None else target * class_weights
+    weights = weights * known[:, None]
+    return -(weights * F.log_softmax(logits, 1)).sum() / weights.sum().clamp_min(torch.finfo(logits.dtype).tiny)
+
+
+def action_unit_loss(logits: Tensor, target: Tensor, positive_weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy, mean over the coded (image, action unit) pairs.
+
+    Args:
+        logits: (B, A) scores.
+        target: (B, A) 1 present, 0 absent, NaN not coded.
+        positive_weights: (A,) weight of presence.
+    """
+    coded = ~target.isnan()
+    loss = F.binary_cross_entropy_with_logits(
+        logits, target.nan_to_num(0.0), reduction="none", pos_weight=positive_weights
+    )
+    return (loss * coded).sum() / coded.sum().clamp_min(1)
+
+
+def concordance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Lin's concordance correlation coefficient of each column over the labelled rows.
+
+    Args:
+        prediction: (B, K).
+        target: (B, K), NaN where not labelled.
+
+    Returns:
+        (K,) in [-1, 1]; 0 where fewer than two rows are labelled or nothing varies.
+    """
+    known = ~target.isnan()
+    count = known.sum(0).clamp_min(1)
+    prediction, target = prediction * known, target.nan_to_num(0.0)
+    mean_p, mean_t = prediction.sum(0) / count, target.sum(0) / count
+    delta_p, delta_t = (prediction - mean_p) * known, (target - mean_t) * known
+    covariance = (delta_p * delta_t).sum(0) / count
+    spread = (delta_p.square() + delta_t.square()).sum(0) / count + (mean_p - mean_t).square()
+    return 2 * covariance / spread.clamp_min(1e-8)
+
+
+def valence_arousal_loss(prediction: Tensor, target: Tensor, concordance_weight: float = 1.0) -> Tensor:
+    """Mean squared error plus `concordance_weight` times (1 - CCC), mean of valence and arousal.
+
+    Args:
+        prediction: (B, 2) in [-1, 1].
+        target: (B, 2) in [-1, 1], NaN where not labelled.
+    """
+    known = ~target.isnan()
+    squared = ((prediction - target.nan_to_num(0.0)) * known).square().sum() / known.sum().clamp_min(1)
+    measurable = known.sum(0) > 1  # a CCC needs two rows
+    disagreement = ((1 - concordance(prediction, target)) * measurable).sum() / measurable.sum().clamp_min(1)
+    return squared + concordance_weight * disagreement

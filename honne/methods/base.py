@@ -1,0 +1,144 @@
+"""What all methods share: normalising, validating, optimising."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from honne.batch import NOT_LABELLED, Batch, Prediction
+from honne.data.transforms import Normalise
+from honne.errors import HonneError
+from honne.labels import LabelSchema
+from honne.losses import concordance, expression_loss
+from honne.metrics.action_units import au_f1
+from honne.metrics.expression import class_scores, confusion_matrix
+from honne.schedules import OptimOptions, optimizer, schedule
+
+
+class Method(LightningModule):
+    """A way to train a network.
+
+    A method says which labels it `needs`, what one training step is, and how its network predicts. Methods with one
+    optimiser override `loss`; methods with several override `training_step` and `configure_optimizers`.
+
+    Args:
+        network: turns a batch of normalised images into a `Prediction`; what is saved as the model.
+        schema: labels of the data.
+        normalise: from uint8 images to what the network takes.
+        optim: optimiser and schedule.
+        steps: optimiser steps of the whole run.
+        epochs: epochs of the whole run.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Tasks that the data must be labelled with: any of expressions, action_units, valence_arousal."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schema: LabelSchema,
+        normalise: Normalise,
+        optim: OptimOptions,
+        steps: int = 1,
+        epochs: int = 1,
+    ) -> None:
+        super().__init__()
+        missing = [task for task in self.needs if not getattr(schema, task)]
+        if missing:
+            raise HonneError(
+                f"method {type(self).__name__.lower()} needs {' and '.join(missing)}, which these data do not have.",
+                "Choose other data or another method.",
+            )
+        self.network = network
+        self.schema = schema
+        self.normalise = normalise
+        self.optim = optim
+        self.steps = steps
+        self.epochs = epochs
+        self._seen: list[tuple[Prediction, Batch]] = []
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of one training step on a normalised batch; their sum is minimised, each is logged."""
+        raise NotImplementedError
+
+    def normalised(self, batch: Batch) -> Batch:
+        """The batch with images as the network takes them."""
+        return batch if batch.images is None else replace(batch, images=self.normalise(batch.images))
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Predictions for a batch as loaded (uint8 images)."""
+        return self.network(self.normalised(batch))
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        terms = self.loss(self.normalised(batch))
+        total = torch.stack(list(terms.values())).sum()
+        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged | {"train/loss": total.detach()}, batch_size=len(batch), on_step=False, on_epoch=True)
+        return total
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        prediction = self.predict(batch)
+        prediction.features = None
+        kept = Batch(labels=batch.labels, index=batch.index)
+        self._seen.append((prediction.to("cpu", torch.float32), kept.to("cpu")))
+
+    def on_validation_epoch_end(self) -> None:
+        seen, self._seen = self._seen, []
+        prediction, batch = gather(seen)
+        if self.trainer.world_size > 1:
+            shares: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, (prediction, batch))
+            prediction, batch = gather(shares)
+        scores = validation_scores(prediction, batch, self.schema)
+        self.log_dict({f"valid/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        chosen = optimizer(self.network if not list(self.extra_parameters()) else self, self.optim)
+        return {
+            "optimizer": chosen,
+            "lr_scheduler": {"scheduler": schedule(chosen, self.optim, self.steps, self.epochs), "interval": "step"},
+        }
+
+    def extra_parameters(self) -> Any:
+        """Parameters of the method outside the network."""
+        inside = {id(parameter) for parameter in self.network.parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in inside)
+
+
+def gather(seen: list[tuple[Prediction, Batch]]) -> tuple[Prediction, Batch]:
+    """Batches joined into one in manifest order; rows that padding repeated are counted once."""
+    order = torch.cat([batch.index for _, batch in seen if batch.index is not None])
+    rows = torch.from_numpy(np.unique(order.numpy(), return_index=True)[1])
+
+    def join(parts: list[Any]) -> Tensor | None:
+        return None if parts[0] is None else torch.cat(parts)[rows]
+
+    prediction = Prediction(**{name: join([getattr(p, name) for p, _ in seen]) for name in vars(seen[0][0])})
+    labels = type(seen[0][1].labels)(
+        **{name: join([getattr(b.labels, name) for _, b in seen]) for name in vars(seen[0][1].labels)}
+    )
+    return prediction, Batch(labels=labels, index=order[rows])
+
+
+def validation_scores(prediction: Prediction, batch: Batch, schema: LabelSchema) -> dict[str, Tensor]:
+    """Figures by which a run is watched and selected, over the labelled rows of the validation split."""
+    labels, scores = batch.labels, {}
+    if prediction.expression is not None:
+        target = labels.expression_target(len(schema.expressions))
+        if target is not None:
+            scores["loss"] = expression_loss(prediction.expression, target)
+        if labels.expression is not None and (labels.expression != NOT_LABELLED).any():
+            shown = class_scores(confusion_matrix(prediction.expression, labels.expression))
+            scores["accuracy"], scores["macro_f1"] = shown.accuracy, shown.macro_f1
+    if prediction.action_units is not None and labels.action_units is not None:
+        scores["au_f1"] = au_f1(prediction.action_units.sigmoid(), labels.action_units).nanmean()
+    if prediction.valence_arousal is not None and labels.valence_arousal is not None:
+        scores["ccc"] = concordance(prediction.valence_arousal, labels.valence_arousal).mean()
+    tasks = [scores[name] for name in ("macro_f1", "au_f1", "ccc") if name in scores]
+    scores["score"] = torch.stack([value.float() for value in tasks]).mean() if tasks else -scores["loss"]
+    return scores

@@ -1,0 +1,106 @@
+"""Plain training (empirical risk minimisation): the baseline that every cure is measured against.
+
+Loss: cross-entropy against hard labels or vote distributions for expressions, binary cross-entropy for action units,
+squared error and 1 - CCC for valence and arousal, each over the rows of the batch that have the label.
+
+Sources: mixup, Zhang et al., ICLR 2018; CutMix, Yun et al., ICCV 2019; vote targets, Barsoum et al., ICMI 2016.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from honne.batch import Batch
+from honne.data.transforms import mix_images
+from honne.losses import action_unit_loss, expression_loss, valence_arousal_loss
+from honne.methods.base import Method
+
+
+@dataclass
+class ErmOptions:
+    """Plain training.
+
+    Args:
+        label_smoothing: share of each expression target given to the uniform distribution, 0..1.
+        class_weights: balanced weights each expression class by the inverse of its share of the training labels, and
+            each action unit's presence by its odds of absence; none leaves them equal.
+        mixup: parameter of the Beta distribution of mixup; 0 = off.
+        cutmix: parameter of the Beta distribution of CutMix; 0 = off. With both on, each batch takes one by a coin.
+        expression_weight: weight of the expression loss.
+        action_unit_weight: weight of the action-unit loss.
+        valence_arousal_weight: weight of the valence/arousal loss.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    expression_weight: float = 1.0
+    action_unit_weight: float = 1.0
+    valence_arousal_weight: float = 1.0
+
+
+class Erm(Method):
+    """Plain training; see the module's text.
+
+    Args:
+        options: `ErmOptions`.
+        class_shares: (C,) share of each expression among the training labels, for `class_weights`.
+        unit_shares: (A,) share of presence among the coded training labels, for `class_weights`.
+        shared: arguments of `Method`.
+    """
+
+    Options = ErmOptions
+
+    def __init__(
+        self,
+        options: ErmOptions,
+        *,
+        class_shares: Tensor | None = None,
+        unit_shares: Tensor | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.options = options
+        balanced = options.class_weights == "balanced"
+        self.register_buffer("class_weights", _inverse(class_shares) if balanced else None, persistent=False)
+        self.register_buffer("positive_weights", _odds(unit_shares) if balanced else None, persistent=False)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self.options.mixup or self.options.cutmix:
+            generator = np.random.default_rng(int(torch.randint(2**31, ())))  # torch is seeded afresh at every step
+            classes = len(self.schema.expressions)
+            batch = mix_images(batch, generator, classes, self.options.mixup, self.options.cutmix)
+        prediction, labels, terms = self.network(batch), batch.labels, {}
+        target = labels.expression_target(len(self.schema.expressions))
+        if prediction.expression is not None and target is not None:
+            terms["expression"] = self.options.expression_weight * expression_loss(
+                prediction.expression.float(), target, self.class_weights, self.options.label_smoothing
+            )
+        if prediction.action_units is not None and labels.action_units is not None:
+            terms["action_units"] = self.options.action_unit_weight * action_unit_loss(
+                prediction.action_units.float(), labels.action_units, self.positive_weights
+            )
+        if prediction.valence_arousal is not None and labels.valence_arousal is not None:
+            terms["valence_arousal"] = self.options.valence_arousal_weight * valence_arousal_loss(
+                prediction.valence_arousal.float(), labels.valence_arousal
+            )
+        return terms
+
+
+def _inverse(shares: Tensor | None) -> Tensor | None:
+    """Weights inverse to the shares with mean 1 over the present classes."""
+    if shares is None:
+        return None
+    inverse = torch.where(shares > 0, 1 / shares.clamp_min(1e-12), 0.0)
+    return inverse * (shares > 0).sum() / inverse.sum()
+
+
+def _odds(shares: Tensor | None) -> Tensor | None:
+    """Odds of absence, at most 20 so that a rare unit cannot rule the step."""
+    return None if shares is None else ((1 - shares) / shares.clamp_min(1e-12)).clamp(max=20.0)

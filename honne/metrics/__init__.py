@@ -1,0 +1,55 @@
+"""Measures, each once as a pure function on tensors; `honne.metrics.accumulating` collects batches for them.
+
+Every function takes `weight`, one weight per row. A matrix of them, one row per bootstrap replicate, gives all replicates at
+once, so `honne.metrics.bootstrap` has an interval for every measure.
+"""
+
+from honne.metrics.action_units import au_accuracy, au_auc, au_balanced_accuracy, au_counts, au_ece, au_f1
+from honne.metrics.bootstrap import Estimate, bootstrap, interval, p_value, resampled
+from honne.metrics.calibration import Reliability, binned_gap, brier, ece, ece_classwise, nll, reliability
+from honne.metrics.distributions import emd, js, kl, vote_hit
+from honne.metrics.expression import (
+    ClassScores,
+    accuracy,
+    balanced_accuracy,
+    class_scores,
+    confusion_matrix,
+    macro_f1,
+)
+from honne.metrics.valence_arousal import ccc, ccc_of, moments, pearson, rmse
+
+__all__ = [
+    "ClassScores",
+    "Estimate",
+    "Reliability",
+    "accuracy",
+    "au_accuracy",
+    "au_auc",
+    "au_balanced_accuracy",
+    "au_counts",
+    "au_ece",
+    "au_f1",
+    "balanced_accuracy",
+    "binned_gap",
+    "bootstrap",
+    "brier",
+    "ccc",
+    "ccc_of",
+    "class_scores",
+    "confusion_matrix",
+    "ece",
+    "ece_classwise",
+    "emd",
+    "interval",
+    "js",
+    "kl",
+    "macro_f1",
+    "moments",
+    "nll",
+    "p_value",
+    "pearson",
+    "reliability",
+    "resampled",
+    "rmse",
+    "vote_hit",
+]

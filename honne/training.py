@@ -1,0 +1,321 @@
+"""Train a model: recipe and prepared data in, RUN/model out. Reads top to bottom.
+
+    RUN/recipe.yaml         the recipe with every option written out
+    RUN/checkpoints/        what an interrupted run resumes from
+    RUN/logs/metrics.csv    every figure by step; TensorBoard files beside it where tensorboard is installed
+    RUN/curves.png          learning curves
+    RUN/model/              the result (honne.models)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+
+from honne import recipe as recipes
+from honne.calibration import fit_temperature
+from honne.card import write_card
+from honne.console import say
+from honne.curves import draw_curves
+from honne.data.loading import DataModule
+from honne.data.manifest import PreparedData, replacing, sha256
+from honne.data.transforms import Normalise
+from honne.errors import HonneError, WrongCall
+from honne.evaluation import evaluate
+from honne.methods import method
+from honne.methods.base import Method, gather
+from honne.models import Model, ModelConfig, load
+from honne.networks import build
+from honne.networks.face import load_weights
+from honne.recipe import Recipe
+
+log = logging.getLogger("honne")
+
+
+def train(
+    recipe: str | Path,
+    *,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train a model; the same call again resumes an interrupted run.
+
+    Args:
+        recipe: name of a packaged recipe, or a YAML file.
+        data: one or several prepared data sets with the same label schema.
+        out: folder of the run.
+        overrides: dotted options, e.g. {"optim.lr": 1e-3, "trainer.epochs": 5}.
+
+    Returns:
+        The folder of the trained model, `out/model`.
+
+    Raises:
+        HonneError: data or options that do not fit, or a run folder that holds another recipe.
+    """
+    folders = [data] if isinstance(data, (str, Path)) else list(data)
+    return run(recipes.read(recipe, folders, out, dict(overrides or {})), Path(out))
+
+
+def parser(**options: Any) -> recipes.RecipeParser:
+    """Parser of the command; see `honne.recipe`."""
+    return recipes.parser(**options)
+
+
+def command(namespace: Namespace) -> None:
+    """`honne train RECIPE [--data DATA] [overrides] --out RUN`."""
+    run(recipes.from_namespace(recipes.parser(), namespace), Path(namespace.out))
+
+
+def run(recipe: Recipe, out: Path) -> Path:
+    """Train what a recipe says, in `out`."""
+    if (out / "model" / "config.yaml").is_file() and _same_recipe(recipe, out):
+        say(f"{out} is finished: its model is {out / 'model'}.")
+        return out / "model"
+    _same_recipe(recipe, out)
+    with replacing(out / "recipe.yaml") as path:
+        path.write_text(recipe.text, encoding="utf-8")
+    _quiet()
+    seed_everything(recipe.trainer.seed, verbose=False)
+    data = DataModule(
+        recipe.data.folders,
+        batch_size=recipe.data.batch_size,
+        size=recipe.data.size,
+        augment=recipe.data.augment,
+        targets=recipe.data.targets,
+        sampling=recipe.data.sampling,
+        workers=recipe.data.workers,
+        seed=recipe.trainer.seed,
+    )
+    steps = _steps(recipe, data)
+    trained = new_method(recipe, data, steps)
+    checkpoints = out / "checkpoints"
+    best = ModelCheckpoint(
+        checkpoints,
+        "best",
+        monitor=f"valid/{recipe.trainer.monitor}",
+        mode="min" if recipe.trainer.monitor == "loss" else "max",
+        enable_version_counter=False,
+    )
+    last = LastCheckpoint(checkpoints, recipe.trainer.checkpoint_steps)
+    trainer = Trainer(
+        accelerator=recipe.trainer.accelerator,
+        devices=recipe.trainer.devices,
+        strategy="ddp" if recipe.trainer.devices > 1 else "auto",
+        precision=recipe.trainer.precision,
+        max_epochs=recipe.trainer.epochs,
+        accumulate_grad_batches=recipe.trainer.accumulate,
+        gradient_clip_val=recipe.optim.clip or None,
+        limit_train_batches=recipe.trainer.batches or None,
+        use_distributed_sampler=False,
+        logger=_loggers(out),
+        log_every_n_steps=50,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        callbacks=[best, last, SeedEveryStep(recipe.trainer.seed), *_callbacks(recipe)],
+    )
+    resume = checkpoints / "last.ckpt"
+    trainer.fit(trained, data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        draw_curves(out / "logs" / "metrics.csv", out / "curves.png")
+        _finish(recipe, out, trained, data, Path(best.best_model_path))
+    trainer.strategy.barrier()
+    return out / "model"
+
+
+def new_method(recipe: Recipe, data: DataModule, steps: int) -> Method:
+    """The method of a recipe with a fresh network for these data."""
+    chosen = method(recipe.method)
+    network = build("face", _network_options(recipe), data.schema)
+    if recipe.model.weights is not None:
+        left = load_weights(network.backbone, recipe.model.weights)
+        log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
+    network.to(memory_format=torch.channels_last)
+    return chosen(
+        recipe.options,
+        class_shares=data.class_shares(),
+        unit_shares=data.unit_shares(),
+        network=network,
+        schema=data.schema,
+        normalise=Normalise(recipe.model.mean, recipe.model.std, channels_last=True),
+        optim=recipe.optim,
+        steps=steps,
+        epochs=recipe.trainer.epochs,
+    )
+
+
+def _network_options(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "backbone": recipe.model.backbone,
+        "backbone_options": recipe.model.backbone_options,
+        "dropout": recipe.model.dropout,
+    }
+
+
+def _steps(recipe: Recipe, data: DataModule) -> int:
+    """Optimiser steps of the whole run."""
+    batches = data.batches_per_epoch(recipe.trainer.devices)
+    if recipe.trainer.batches:
+        batches = min(batches, recipe.trainer.batches)
+    return -(-batches // recipe.trainer.accumulate) * recipe.trainer.epochs
+
+
+def _same_recipe(recipe: Recipe, out: Path) -> bool:
+    """Whether `out` holds this very recipe already; refuses to mix two recipes in one run."""
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise WrongCall(f"{out}: not empty, and not a run of honne.", "Choose another --out.")
+        return False
+    before, now = path.read_text(encoding="utf-8").splitlines(), recipe.text.splitlines()
+    changed = sorted(set(now) - set(before))
+    if before != now:
+        raise WrongCall(
+            f"{out}: holds a run of another recipe (here {'; '.join(map(str.strip, changed)) or 'with other lines'}).",
+            "Choose another --out, or repeat the first call to resume it.",
+        )
+    return True
+
+
+class SeedEveryStep(Callback):
+    """Seeds dropout, mixing and the like from (seed, step, process), so that a resumed run draws the same numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_index: int) -> None:
+        drawn = np.random.SeedSequence((self.seed, trainer.current_epoch, batch_index, trainer.global_rank))
+        torch.manual_seed(int(drawn.generate_state(1)[0]))
+
+
+class LastCheckpoint(Callback):
+    """Keeps `last.ckpt` fresh every `steps` optimiser steps, at the end of epochs, and when the user interrupts."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.path, self.steps, self.saved = folder / "last.ckpt", steps, -1
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step == self.saved:
+            return
+        self.saved = trainer.global_step
+        aside = self.path.with_suffix(".part")
+        trainer.save_checkpoint(aside)
+        if trainer.is_global_zero:
+            aside.replace(self.path)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        if trainer.global_step % self.steps == 0:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+            self._save(trainer)
+
+
+def _callbacks(recipe: Recipe) -> list[Callback]:
+    chosen: list[Callback] = [LearningRateMonitor("step")]
+    if recipe.trainer.ema:
+        chosen.append(EMAWeightAveraging(decay=recipe.trainer.ema))
+    if recipe.trainer.patience:
+        mode = "min" if recipe.trainer.monitor == "loss" else "max"
+        chosen.append(
+            EarlyStopping(f"valid/{recipe.trainer.monitor}", mode=mode, patience=recipe.trainer.patience, strict=True)
+        )
+    chosen.append(RichProgressBar(leave=True))
+    return chosen
+
+
+def _loggers(out: Path) -> list[Logger]:
+    chosen: list[Logger] = [CSVLogger(out, name="logs", version="")]
+    if importlib.util.find_spec("tensorboard"):
+        chosen.append(TensorBoardLogger(out, name="logs", version="", default_hp_metric=False))
+    return chosen
+
+
+def _quiet() -> None:
+    """Silence what Lightning says to programmers rather than to users."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*is not empty.*"):
+        warnings.filterwarnings("ignore", text)
+
+
+def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: Path) -> None:
+    """Best weights -> temperature on validation -> RUN/model with figures and card."""
+    state = torch.load(best, map_location="cpu", weights_only=True)
+    trained.load_state_dict(state["state_dict"])
+    trained.to("cpu").eval()
+    temperature = _temperature(trained, data)
+    first = data.sets[0]
+    config = ModelConfig(
+        name=recipe.model.name or out.name,
+        method=recipe.method,
+        network={"kind": "face", "options": _network_options(recipe)},
+        labels=data.schema,
+        mean=recipe.model.mean,
+        std=recipe.model.std,
+        alignment=first.schema.alignment | ({"size": recipe.data.size} if recipe.data.size else {}),
+        temperature=temperature,
+        training={
+            "data": [each.schema.name for each in data.sets],
+            "data_sha256": [sha256(each.root / "manifest.parquet") for each in data.sets],
+            "splits": {"train": "train", "selected and calibrated on": "valid"},
+            "seed": recipe.trainer.seed,
+            "epoch": int(state["epoch"]),
+            "recipe": recipe.text,
+        },
+        licence={
+            "code": "Apache-2.0",
+            "weights": "; ".join(sorted({each.schema.licence for each in data.sets})),
+            "data": "; ".join(sorted({f"{each.schema.name}: {each.schema.licence}" for each in data.sets})),
+        },
+    )
+    model = Model(config, trained.network)
+    model.save(out / "model", metrics={}, card="", half=recipe.model.half)
+    figures = [evaluate(out / "model", data=each.root, split="valid", show=False) for each in data.sets if _has_valid(each)]
+    write_card(load(out / "model"), figures, half=recipe.model.half)
+    say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {temperature:.3f})")
+
+
+def _has_valid(data: PreparedData) -> bool:
+    return bool((data.rows["split"] == "valid").any())
+
+
+@torch.inference_mode()
+def _temperature(trained: Method, data: DataModule) -> float:
+    """Temperature by which expression logits are divided, fitted on the validation split."""
+    if not data.schema.expressions:
+        return 1.0
+    seen = [(trained.predict(batch), batch) for batch in data.val_dataloader()]
+    prediction, batch = gather(seen)
+    target: Tensor | None = batch.labels.expression_target(len(data.schema.expressions))
+    if prediction.expression is None or target is None:
+        return 1.0
+    known = ~target.isnan().any(1)
+    if not known.any():
+        raise HonneError("no validation row has an expression label to calibrate on.", "Prepare a validation split.")
+    return fit_temperature(prediction.expression[known], target[known])
