@@ -252,10 +252,12 @@ def load(model: str | Path = "default", device: str | torch.device = "cpu") -> M
             raise HonneError(f"{folder / file}: damaged or edited, its hash is not the recorded one.", _DAMAGED)
     network = build(config.network["kind"], config.network["options"], config.labels)
     try:
-        network.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+        network.load_state_dict(
+            {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+        )
     except (SafetensorError, RuntimeError) as error:
         raise HonneError(f"{folder / 'model.safetensors'}: does not fit its configuration.", _DAMAGED) from error
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(config, network, folder, weights).to(device)
 
 
@@ -286,7 +288,13 @@ def models_command(name: str | None = None, *, cite: bool = False) -> None:
             model = load(each)
             figures = json.loads((model.folder / "metrics.json").read_text()) if model.folder else {}
             rows.append(
-                (each, model.config.method, len(model.schema.expressions), _figure(figures), model.config.licence.get("weights", ""))
+                (
+                    each,
+                    model.config.method,
+                    len(model.schema.expressions),
+                    _figure(figures),
+                    model.config.licence.get("weights", ""),
+                )
             )
         say(table("Installed models", ("name", "method", "classes", "accuracy", "licence of the weights"), rows))
         return

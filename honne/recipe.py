@@ -162,13 +162,23 @@ def parser(**options: Any) -> RecipeParser:
         description=f"Train a model; running the same command again resumes. Recipes: {', '.join(names())}.",
         **options,
     )
-    built.add_argument("--config", action=ActionConfigFile, help="the recipe (its name or file may stand first instead)")
+    built.add_argument(
+        "--config", action=ActionConfigFile, help="the recipe (its name or file may stand first instead)"
+    )
     built.add_argument("--out", type=str, required=True, help="folder of the run; OUT/model is the result")
     built.add_argument("--method", type=Literal[tuple(METHODS)], required=True, help="how to train")  # type: ignore[valid-type]
-    for group, kind in (("model", ModelOptions), ("data", DataOptions), ("optim", OptimOptions), ("trainer", TrainerOptions)):
+    for group, kind in (
+        ("model", ModelOptions),
+        ("data", DataOptions),
+        ("optim", OptimOptions),
+        ("trainer", TrainerOptions),
+    ):
         built.add_class_arguments(kind, group)
     for name in METHODS:
         built.add_class_arguments(method(name).Options, name)
+    for action in built._actions:
+        if "--data" in action.option_strings:
+            action.help, action.metavar = "prepared data set to train on; may be given several times", "DATA"
     return built
 
 
@@ -185,9 +195,7 @@ def from_namespace(built: ArgumentParser, namespace: Namespace) -> Recipe:
         recorded.pop(name, None)
     text = yaml.safe_dump(_plain(recorded.as_dict()), sort_keys=False)
     chosen = built.instantiate_classes(namespace)
-    return Recipe(
-        chosen.method, chosen[chosen.method], chosen.model, chosen.data, chosen.optim, chosen.trainer, text
-    )
+    return Recipe(chosen.method, chosen[chosen.method], chosen.model, chosen.data, chosen.optim, chosen.trainer, text)
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +40,15 @@ class OptimOptions:
     clip: float = 5.0
 
 
-def optimizer(module: nn.Module, options: OptimOptions) -> Optimizer:
-    """Optimiser over `module`; parameters under a child named `backbone` take `lr`, all others `head_lr`."""
+def optimizer(module: nn.Module, options: OptimOptions, fused: bool = True) -> Optimizer:
+    """Optimiser over `module`; parameters under a child named `backbone` take `lr`, all others `head_lr`.
+
+    Args:
+        module: whose parameters that require a gradient are learned.
+        options: `OptimOptions`.
+        fused: use the fused kernels where the device has them: 4 to 6 times faster on CPU; not with loss scaling.
+    """
+    fused = fused and all(parameter.device.type in ("cpu", "cuda") for parameter in module.parameters())
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -58,15 +64,9 @@ def optimizer(module: nn.Module, options: OptimOptions) -> Optimizer:
         for (in_backbone, decayed), members in groups.items()
     ]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=options.lr, momentum=0.9, nesterov=True, fused=_fused(module))
+        return torch.optim.SGD(parameters, lr=options.lr, momentum=0.9, nesterov=True, fused=fused)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=options.lr, fused=_fused(module))
-
-
-def _fused(module: nn.Module) -> bool:
-    """Fused kernels are 4 to 6 times faster and exist for CPU and CUDA."""
-    devices: Iterable[str] = {parameter.device.type for parameter in module.parameters()}
-    return all(device in ("cpu", "cuda") for device in devices)
+    return kind(parameters, lr=options.lr, fused=fused)
 
 
 def schedule(optimizer: Optimizer, options: OptimOptions, steps: int, epochs: int) -> LambdaLR:

@@ -1,18 +1,21 @@
 """Train a model: recipe and prepared data in, RUN/model out. Reads top to bottom.
 
-    RUN/recipe.yaml         the recipe with every option written out
-    RUN/checkpoints/        what an interrupted run resumes from
-    RUN/logs/metrics.csv    every figure by step; TensorBoard files beside it where tensorboard is installed
-    RUN/curves.png          learning curves
-    RUN/model/              the result (honne.models)
+RUN/recipe.yaml         the recipe with every option written out
+RUN/checkpoints/        what an interrupted run resumes from
+RUN/logs/metrics.csv    every figure by step; TensorBoard files beside it where tensorboard is installed
+RUN/curves.png          learning curves
+RUN/model/              the result (honne.models)
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import signal
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +24,28 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
+    Checkpoint,
     EarlyStopping,
-    EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
+    WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
 from honne import recipe as recipes
+from honne.batch import NOT_LABELLED
 from honne.calibration import fit_temperature
 from honne.card import write_card
 from honne.console import say
 from honne.curves import draw_curves
-from honne.data.loading import DataModule
+from honne.data.loading import DataModule, open_data
 from honne.data.manifest import PreparedData, replacing, sha256
 from honne.data.transforms import Normalise
 from honne.errors import HonneError, WrongCall
 from honne.evaluation import evaluate
+from honne.faces.align import Alignment
 from honne.methods import method
 from honne.methods.base import Method, gather
 from honne.models import Model, ModelConfig, load
@@ -95,15 +101,17 @@ def run(recipe: Recipe, out: Path) -> Path:
         path.write_text(recipe.text, encoding="utf-8")
     _quiet()
     seed_everything(recipe.trainer.seed, verbose=False)
+    sets = open_data(recipe.data.folders)
     data = DataModule(
-        recipe.data.folders,
+        sets,
+        size=recipe.data.size or Alignment.from_dict(sets[0].schema.alignment).size,
         batch_size=recipe.data.batch_size,
-        size=recipe.data.size,
-        augment=recipe.data.augment,
-        targets=recipe.data.targets,
-        sampling=recipe.data.sampling,
         workers=recipe.data.workers,
         seed=recipe.trainer.seed,
+        augment=recipe.data.augment,
+        targets=recipe.data.targets,
+        balanced=recipe.data.sampling == "class_balanced",
+        drop_last=True,
     )
     steps = _steps(recipe, data)
     trained = new_method(recipe, data, steps)
@@ -133,9 +141,8 @@ def run(recipe: Recipe, out: Path) -> Path:
         callbacks=[best, last, SeedEveryStep(recipe.trainer.seed), *_callbacks(recipe)],
     )
     resume = checkpoints / "last.ckpt"
-    trainer.fit(trained, data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with _ctrl_c():
+        trainer.fit(trained, data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
     if trainer.is_global_zero:
         draw_curves(out / "logs" / "metrics.csv", out / "curves.png")
         _finish(recipe, out, trained, data, Path(best.best_model_path))
@@ -143,20 +150,32 @@ def run(recipe: Recipe, out: Path) -> Path:
     return out / "model"
 
 
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Lightning answers Ctrl-C by ignoring further ones and leaving the process; here it stays a KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        raise KeyboardInterrupt from left
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
 def new_method(recipe: Recipe, data: DataModule, steps: int) -> Method:
     """The method of a recipe with a fresh network for these data."""
     chosen = method(recipe.method)
-    network = build("face", _network_options(recipe), data.schema)
+    network = build("face", _network_options(recipe), data.labels)
     if recipe.model.weights is not None:
-        left = load_weights(network.backbone, recipe.model.weights)
+        left = load_weights(network.get_submodule("backbone"), recipe.model.weights)
         log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return chosen(
         recipe.options,
-        class_shares=data.class_shares(),
-        unit_shares=data.unit_shares(),
+        **_shares(data),
         network=network,
-        schema=data.schema,
+        schema=data.labels,
         normalise=Normalise(recipe.model.mean, recipe.model.std, channels_last=True),
         optim=recipe.optim,
         steps=steps,
@@ -172,9 +191,24 @@ def _network_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _shares(data: DataModule) -> dict[str, Tensor | None]:
+    """Share of each expression, and of presence of each action unit, among the training labels."""
+    known, rows = data.training.known, data.train_rows()
+    classes = units = None
+    if known.expression is not None:
+        labelled = known.expression[rows][known.expression[rows] != NOT_LABELLED]
+        counts = np.bincount(labelled, minlength=len(data.labels.expressions))
+        classes = torch.from_numpy(counts / max(counts.sum(), 1)).float()
+    if known.action_units is not None:
+        present = np.nansum(known.action_units[rows], 0)
+        coded = np.maximum((~np.isnan(known.action_units[rows])).sum(0), 1)
+        units = torch.from_numpy(present / coded).float()
+    return {"class_shares": classes, "unit_shares": units}
+
+
 def _steps(recipe: Recipe, data: DataModule) -> int:
     """Optimiser steps of the whole run."""
-    batches = data.batches_per_epoch(recipe.trainer.devices)
+    batches = len(data.train_rows()) // (recipe.data.batch_size * recipe.trainer.devices)
     if recipe.trainer.batches:
         batches = min(batches, recipe.trainer.batches)
     return -(-batches // recipe.trainer.accumulate) * recipe.trainer.epochs
@@ -208,8 +242,11 @@ class SeedEveryStep(Callback):
         torch.manual_seed(int(drawn.generate_state(1)[0]))
 
 
-class LastCheckpoint(Callback):
-    """Keeps `last.ckpt` fresh every `steps` optimiser steps, at the end of epochs, and when the user interrupts."""
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt` fresh every `steps` optimiser steps, at the end of epochs, and when the user interrupts.
+
+    A `Checkpoint`, so that Lightning calls it after every other callback: averaged weights are up to date by then.
+    """
 
     def __init__(self, folder: Path, steps: int) -> None:
         self.path, self.steps, self.saved = folder / "last.ckpt", steps, -1
@@ -239,7 +276,7 @@ class LastCheckpoint(Callback):
 def _callbacks(recipe: Recipe) -> list[Callback]:
     chosen: list[Callback] = [LearningRateMonitor("step")]
     if recipe.trainer.ema:
-        chosen.append(EMAWeightAveraging(decay=recipe.trainer.ema))
+        chosen.append(WeightAveraging(avg_fn=_moving_average(recipe.trainer.ema)))
     if recipe.trainer.patience:
         mode = "min" if recipe.trainer.monitor == "loss" else "max"
         chosen.append(
@@ -247,6 +284,16 @@ def _callbacks(recipe: Recipe) -> list[Callback]:
         )
     chosen.append(RichProgressBar(leave=True))
     return chosen
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential moving average whose decay grows to its value, so that the first steps are soon forgotten."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        kept = min(decay, (1 + float(count)) / (10 + float(count)))
+        return kept * averaged + (1 - kept) * current
+
+    return average
 
 
 def _loggers(out: Path) -> list[Logger]:
@@ -258,7 +305,7 @@ def _loggers(out: Path) -> list[Logger]:
 
 def _quiet() -> None:
     """Silence what Lightning says to programmers rather than to users."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*is not empty.*"):
         warnings.filterwarnings("ignore", text)
@@ -270,19 +317,19 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     trained.load_state_dict(state["state_dict"])
     trained.to("cpu").eval()
     temperature = _temperature(trained, data)
-    first = data.sets[0]
+    first = data.data[0]
     config = ModelConfig(
         name=recipe.model.name or out.name,
         method=recipe.method,
         network={"kind": "face", "options": _network_options(recipe)},
-        labels=data.schema,
+        labels=data.labels,
         mean=recipe.model.mean,
         std=recipe.model.std,
-        alignment=first.schema.alignment | ({"size": recipe.data.size} if recipe.data.size else {}),
+        alignment=first.schema.alignment | {"size": data.size},
         temperature=temperature,
         training={
-            "data": [each.schema.name for each in data.sets],
-            "data_sha256": [sha256(each.root / "manifest.parquet") for each in data.sets],
+            "data": [each.schema.name for each in data.data],
+            "data_sha256": [sha256(each.root / "manifest.parquet") for each in data.data],
             "splits": {"train": "train", "selected and calibrated on": "valid"},
             "seed": recipe.trainer.seed,
             "epoch": int(state["epoch"]),
@@ -290,13 +337,15 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
         },
         licence={
             "code": "Apache-2.0",
-            "weights": "; ".join(sorted({each.schema.licence for each in data.sets})),
-            "data": "; ".join(sorted({f"{each.schema.name}: {each.schema.licence}" for each in data.sets})),
+            "weights": "; ".join(sorted({each.schema.licence for each in data.data})),
+            "data": "; ".join(sorted({f"{each.schema.name}: {each.schema.licence}" for each in data.data})),
         },
     )
     model = Model(config, trained.network)
     model.save(out / "model", metrics={}, card="", half=recipe.model.half)
-    figures = [evaluate(out / "model", data=each.root, split="valid", show=False) for each in data.sets if _has_valid(each)]
+    figures = [
+        evaluate(out / "model", data=each.root, split="valid", show=False) for each in data.data if _has_valid(each)
+    ]
     write_card(load(out / "model"), figures, half=recipe.model.half)
     say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {temperature:.3f})")
 
@@ -308,11 +357,11 @@ def _has_valid(data: PreparedData) -> bool:
 @torch.inference_mode()
 def _temperature(trained: Method, data: DataModule) -> float:
     """Temperature by which expression logits are divided, fitted on the validation split."""
-    if not data.schema.expressions:
+    if not data.labels.expressions:
         return 1.0
     seen = [(trained.predict(batch), batch) for batch in data.val_dataloader()]
     prediction, batch = gather(seen)
-    target: Tensor | None = batch.labels.expression_target(len(data.schema.expressions))
+    target: Tensor | None = batch.labels.expression_target(len(data.labels.expressions))
     if prediction.expression is None or target is None:
         return 1.0
     known = ~target.isnan().any(1)

@@ -98,16 +98,20 @@ class Method(LightningModule):
         self.log_dict({f"valid/{name}": value for name, value in scores.items()}, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        chosen = optimizer(self.network if not list(self.extra_parameters()) else self, self.optim)
+        chosen = optimizer(self, self.optim, fused=self.trainer.precision != "16-mixed")
         return {
             "optimizer": chosen,
             "lr_scheduler": {"scheduler": schedule(chosen, self.optim, self.steps, self.epochs), "interval": "step"},
         }
 
-    def extra_parameters(self) -> Any:
-        """Parameters of the method outside the network."""
-        inside = {id(parameter) for parameter in self.network.parameters()}
-        return (parameter for parameter in self.parameters() if id(parameter) not in inside)
+    def configure_gradient_clipping(
+        self, chosen: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        # Lightning refuses to clip for fused optimisers under mixed precision, though only loss scaling forbids it.
+        if gradient_clip_val and self.trainer.precision != "16-mixed":
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(chosen, gradient_clip_val, gradient_clip_algorithm)
 
 
 def gather(seen: list[tuple[Prediction, Batch]]) -> tuple[Prediction, Batch]:

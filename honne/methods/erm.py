@@ -56,6 +56,8 @@ class Erm(Method):
     """
 
     Options = ErmOptions
+    class_weights: Tensor | None
+    positive_weights: Tensor | None
 
     def __init__(
         self,

@@ -12,8 +12,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-
-default_cfgs = generate_default_cfgs({"face_resnet": {"input_size": (3, 48, 48), "first_conv": "conv1.0", "classifier": "fc"}})
+default_cfgs = generate_default_cfgs(
+    {"face_resnet": {"input_size": (3, 48, 48), "first_conv": "conv1.0", "classifier": "fc"}}
+)
 
 
 class FaceResNet(ResNet):
