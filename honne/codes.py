@@ -10,7 +10,7 @@ def _codes(names: str, first: int | None = None, spelled: str = "") -> dict[str,
     """Native code -> class name: numbers from `first`, else the codes `spelled`, else the names themselves."""
     classes = names.split()
     codes = spelled.split() if spelled else classes if first is None else range(first, first + len(classes))
-    return {str(code): name for code, name in zip(codes, classes)}
+    return {str(code): name for code, name in zip(codes, classes, strict=True)}
 
 
 _AFFECTNET = "neutral happiness sadness surprise fear disgust anger contempt"
@@ -47,10 +47,7 @@ SETS: dict[str, dict[str, str]] = {
     "iemocap4": _codes("happiness sadness anger neutral", spelled="hap sad ang neu"),
     "iemocap4_mult": _codes("neutral happiness sadness anger", 0),
     "iemocap6": _codes("happiness sadness neutral anger excitement frustration", spelled="hap sad neu ang exc fru"),
-    "meld": _codes(
-        "neutral surprise fear sadness happiness disgust anger",
-        spelled="neutral surprise fear sadness joy disgust anger",
-    ),
+    "meld": _codes("neutral surprise fear sadness happiness disgust anger", 0),
     "mer2023": _codes("neutral anger happiness sadness worry surprise"),
     "ekman6": _codes("anger disgust fear happiness sadness surprise"),
     # tools: order of their outputs

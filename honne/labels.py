@@ -175,9 +175,26 @@ def parse_expression(text: str | int | float, expressions: ExpressionSet | str) 
     return (expression_set(expressions) if isinstance(expressions, str) else expressions).parse(text)
 
 
-def known_expressions() -> tuple[str, ...]:
-    """Every canonical class name in honne's order: the eight of FER+ first."""
-    return tuple(dict.fromkeys(ALIASES.values()))
+def known_set(labels: Iterable[str], where: str = "the labels") -> ExpressionSet:
+    """The set of the classes that some labels name in usual spellings, in honne's order.
+
+    Example:
+        >>> known_set(["sad", "Joy"]).expressions
+        ('happiness', 'sadness')
+
+    Raises:
+        HonneError: a label is a code, or a name that honne does not know.
+    """
+    found = set()
+    for label in labels:
+        if _plain(label) not in ALIASES:
+            raise HonneError(
+                f"{where}: '{label}' is not the name of an expression that honne knows.",
+                "Say what the labels are: --label-set rafdb (or another set), or --label-set neutral,pain (your own).",
+            )
+        found.add(canonical(label))
+    names = [name for name in dict.fromkeys(ALIASES.values()) if name in found]
+    return ExpressionSet("the usual names", {name: name for name in names})
 
 
 # --- action units ------------------------------------------------------------------------------------------------
@@ -229,15 +246,14 @@ class Conversion:
     @property
     def merged(self) -> dict[str, tuple[str, ...]]:
         """Target class -> the source classes that become it, where their name changes."""
-        parts = {
-            name: tuple(s for s, i in zip(self.source, self.index) if i == k) for k, name in enumerate(self.target)
-        }
+        become = [(old, self.target[k]) for old, k in zip(self.source, self.index, strict=True) if k != NOT_LABELLED]
+        parts = {name: tuple(old for old, new in become if new == name) for name in self.target}
         return {name: sources for name, sources in parts.items() if sources not in ((), (name,))}
 
     @property
     def dropped(self) -> tuple[str, ...]:
         """Source classes without a place in the target: their rows become "not labelled"."""
-        return tuple(name for name, i in zip(self.source, self.index) if i == NOT_LABELLED)
+        return tuple(name for name, i in zip(self.source, self.index, strict=True) if i == NOT_LABELLED)
 
     @property
     def never_filled(self) -> tuple[str, ...]:

@@ -120,9 +120,7 @@ class EpochBatches(Sampler[Draw]):
         skip: batches of it to leave out, because they were seen before an interruption.
     """
 
-    def __init__(
-        self, order: Order, batch_size: int, rank: int = 0, world: int = 1, drop_last: bool = False
-    ) -> None:
+    def __init__(self, order: Order, batch_size: int, rank: int = 0, world: int = 1, drop_last: bool = False) -> None:
         self.order, self.batch_size, self.rank, self.world, self.drop_last = order, batch_size, rank, world, drop_last
         self.epoch = self.skip = 0
         self.rows = len(order(0))
@@ -161,7 +159,9 @@ class OnceBatches(Sampler[Draw]):
             raise HonneError(f"{len(rows)} rows are too few for {world} processes.", "Use fewer processes.")
         batches = -(-len(rows) // (batch_size * world))
         whole = world == 1
-        self.parts = np.split(mine, range(batch_size, len(mine), batch_size)) if whole else np.array_split(mine, batches)
+        self.parts = (
+            np.split(mine, range(batch_size, len(mine), batch_size)) if whole else np.array_split(mine, batches)
+        )
         self.rows = rows
 
     def __len__(self) -> int:

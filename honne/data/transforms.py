@@ -3,7 +3,7 @@
 Pixels stay uint8 until `Normalise`, once per batch on the device. Everything random is a function of an image's own
 generator, so that it does not depend on batch size, worker or process.
 
-Coordinates are continuous: the image covers [0, W] x [0, H], the first pixel's centre is (0.5, 0.5).
+Landmarks are in continuous coordinates: an image covers [0, W] x [0, H], the centre of its first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from honne.batch import NOT_LABELLED, Batch
-from honne.data.flips import FLIP_68
+from honne.data.geometry import Edge, Moves, move_images, move_maps, move_points
 from honne.errors import WrongCall
 
 _CHANCES = (
@@ -28,7 +27,6 @@ _CHANCES = (
     *("erase", "erase_area", "erase_ratio", "erase_left", "erase_top"),
 )
 _NORMAL = torch.distributions.Normal(0, 1).icdf((torch.arange(256, dtype=torch.float64) + 0.5) / 256).numpy()
-_PIXELS_AT_ONCE = 1 << 16  # images are warped in chunks that stay in the cache
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Augment:
     scale: tuple[float, float] = (0.9, 1.1)
     shift: float = 0.05
     shear: float = 0.0
-    edge: Literal["replicate", "black"] = "replicate"
+    edge: Edge = "replicate"
     colour: float = 1.0
     brightness: float = 0.2
     contrast: float = 0.2
@@ -150,180 +148,88 @@ def transform(
     draws = [generator.random(len(_CHANCES)) for generator in generators] or [np.ones(len(_CHANCES))] * len(images)
     chance = dict(zip(_CHANCES, np.array(draws).T, strict=True))
     sides = np.array([image.shape[:2] for image in images], np.float64)
-    boxes = _boxes(options, chance, sides)
-    flipped = chance["flip"] < options.flip
-    warped = (chance["warp"] < options.warp) & options.warps
-    matrices = _matrices(options, chance, boxes, size, flipped, warped)
-
-    channels = 1 if all(image.ndim == 2 for image in images) else 3
-    out = np.empty((len(images), channels, size, size), np.uint8)
-    for i in np.flatnonzero(~warped):
-        out[i] = _cropped(images[i], boxes[i], size)[:, :, :: -1 if flipped[i] else 1]
-    _warp_all(images, np.flatnonzero(warped), matrices, out, options)
+    moves = _moves(options, chance, sides, size)
+    moved = move_images(images, moves, options.edge)
     if augment:
-        for i, generator in enumerate(generators):
-            _recolour(out, i, {name: values[i] for name, values in chance.items()}, options, generator)
+        _recolour(moved, chance, options, generators)
+    return Transformed(
+        torch.from_numpy(moved if moved.shape[1] == 3 else moved.repeat(3, 1)),
+        moves.flipped,
+        None if landmarks is None else move_points(landmarks, moves),
+        None if heatmaps is None else move_maps(heatmaps, moves, sides),
+    )
 
-    moved = Transformed(torch.from_numpy(out.repeat(3 // channels, 1)), flipped)
-    if landmarks is not None:
-        moved.landmarks = _move_points(landmarks, matrices, flipped)
-    if heatmaps is not None:
-        moved.heatmaps = _move_maps(heatmaps, matrices, sides, size)
-    return moved
+
+Chance = dict[str, np.ndarray]
 
 
 def _between(chance: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * chance
 
 
-def _boxes(options: Augment, chance: dict[str, np.ndarray], sides: np.ndarray) -> np.ndarray:
-    """(B, 4) whole px: left, top, width, height of what is kept."""
+def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int) -> Moves:
+    """Crop, turn, scale, shear, shift and flip as one matrix per image."""
+    flipped = chance["flip"] < options.flip
+    warped = (chance["warp"] < options.warp) & options.warps
+
     area = sides.prod(1) * _between(chance["area"], *options.crop)
     ratio = options.crop_ratio ** _between(chance["ratio"], -1, 1) * sides[:, 1] / sides[:, 0]
     kept = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], 1).round().clip(1, sides[:, ::-1])
-    corner = np.stack([chance["left"], chance["top"]], 1).clip(0, 1 - 1e-9) * (sides[:, ::-1] - kept + 1)
-    return np.concatenate([np.floor(corner), kept], 1)
+    corner = np.floor(np.stack([chance["left"], chance["top"]], 1).clip(0, 1 - 1e-9) * (sides[:, ::-1] - kept + 1))
 
-
-def _matrices(
-    options: Augment, chance: dict[str, np.ndarray], boxes: np.ndarray, size: int, flipped: np.ndarray, warped: np.ndarray
-) -> np.ndarray:
-    """(B, 2, 3) from px of the image to px of the result."""
-    angle, shear = (
-        np.radians(getattr(options, name)) * _between(chance[name], -1, 1) * warped for name in ("rotation", "shear")
-    )
+    angle = np.radians(options.rotation) * _between(chance["rotation"], -1, 1) * warped
+    tan = np.tan(np.radians(options.shear) * _between(chance["shear"], -1, 1) * warped)
     scale = np.where(warped, _between(chance["scale"], *options.scale), 1)
-    cos, sin, tan = np.cos(angle) * scale, np.sin(angle) * scale, np.tan(shear)
+    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     turn = np.stack([np.stack([cos, cos * tan - sin], 1), np.stack([sin, sin * tan + cos], 1)], 1)
     shift = np.stack([_between(chance["right"], -1, 1), _between(chance["down"], -1, 1)], 1) * options.shift
-    centre = size / 2 + shift * warped[:, None] * size
+    centre = size * (0.5 + shift * warped[:, None])
     turn[flipped, 0] *= -1
     centre[flipped, 0] = size - centre[flipped, 0]
-    linear = turn * (size / boxes[:, None, 2:])
-    middle = boxes[:, :2] + boxes[:, 2:] / 2
-    return np.concatenate([linear, (centre - np.einsum("bij,bj->bi", linear, middle))[:, :, None]], 2)
+    linear = turn * (size / kept[:, None])
+    offset = centre - np.einsum("bij,bj->bi", linear, corner + kept / 2)
+    matrices = np.concatenate([linear, offset[:, :, None]], 2)
+    return Moves(np.concatenate([corner, kept], 1), matrices, flipped, warped, size)
 
 
-def _planes(image: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, 3) as (1, H, W) or (3, H, W), without a copy."""
-    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-
-
-def _cropped(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """(1 or 3, size, size) of the box (left, top, width, height)."""
-    left, top, width, height = box.astype(int)
-    part = _planes(image)[:, top : top + height, left : left + width]
-    return part if (height, width) == (size, size) else _resized(part, size, size)
-
-
-def _resized(planes: np.ndarray, height: int, width: int) -> np.ndarray:
-    tensor = torch.from_numpy(np.ascontiguousarray(planes.transpose(1, 2, 0))).permute(2, 0, 1)[None]
-    return F.interpolate(tensor, size=(height, width), mode="bilinear", antialias=True)[0].numpy()
-
-
-def _warp_all(
-    images: Sequence[np.ndarray], chosen: np.ndarray, matrices: np.ndarray, out: np.ndarray, options: Augment
-) -> None:
-    """Warp the chosen images into `out`, those of one shape together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i in chosen:
-        groups.setdefault(images[i].shape, []).append(i)
-    size = out.shape[-1]
-    for shape, members in groups.items():
-        chunk = max(1, _PIXELS_AT_ONCE // max(size * size, shape[0] * shape[1]))
-        # Reading four neighbours aliases when the image shrinks much: halve it (or more) with antialiasing first.
-        shrink = max(1, round(max(shape[:2]) / size / 1.25))
-        for start in range(0, len(members), chunk):
-            some = members[start : start + chunk]
-            planes = [np.broadcast_to(_planes(images[i]), (out.shape[1], *shape[:2])) for i in some]
-            if shrink > 1:
-                planes = [_resized(part, max(1, shape[0] // shrink), max(1, shape[1] // shrink)) for part in planes]
-            stacked = torch.from_numpy(np.stack(planes)).float()
-            factor = np.array([stacked.shape[3] / shape[1], stacked.shape[2] / shape[0]])
-            warped = warp(stacked, _scaled(matrices[some], factor, np.ones(2)), (size, size), options.edge)
-            out[some] = warped.add_(0.5).to(torch.uint8).numpy()
-
-
-def _scaled(matrices: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The same maps between images whose sides (x, y) are `source` and `target` times as long."""
-    linear = matrices[:, :, :2] / source[..., None, :] * target[..., :, None]
-    return np.concatenate([linear, (matrices[:, :, 2] * target)[:, :, None]], 2)
-
-
-def warp(
-    images: Tensor, matrices: np.ndarray, size: tuple[int, int], edge: Literal["replicate", "black"] = "black"
-) -> Tensor:
-    """Affine maps of images, read bilinearly.
-
-    Args:
-        images: (B, C, H, W) float.
-        matrices: (B, 2, 3) from px of the image to px of the result.
-        size: height and width of the result.
-        edge: what lies outside.
-
-    Returns:
-        (B, C, *size).
-    """
-    inverse = np.linalg.inv(matrices[:, :, :2])
-    offset = -np.einsum("bij,bj->bi", inverse, matrices[:, :, 2])
-    sides = np.array(images.shape[:1:-1])
-    inverse, offset = inverse * 2 / sides[:, None], offset * 2 / sides - 1  # grid_sample counts from -1 to 1
-    across, down = (torch.arange(side, dtype=torch.float32) + 0.5 for side in (size[1], size[0]))
-    steps, offsets = torch.from_numpy(inverse).float(), torch.from_numpy(offset).float()
-    grid = torch.empty(len(images), *size, 2)
-    for axis in range(2):
-        along = (steps[:, axis, 1, None] * down + offsets[:, axis, None])[:, :, None]
-        torch.add(along, (steps[:, axis, 0, None] * across)[:, None], out=grid[..., axis])
-    padding = "border" if edge == "replicate" else "zeros"
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-
-
-def _move_points(points: np.ndarray, matrices: np.ndarray, flipped: np.ndarray) -> Tensor:
-    moved = np.einsum("bij,bpj->bpi", matrices[:, :, :2], points) + matrices[:, None, :, 2]
-    moved[flipped] = moved[flipped][:, FLIP_68]
-    return torch.from_numpy(moved.astype(np.float32))
-
-
-def _move_maps(maps: np.ndarray, matrices: np.ndarray, sides: np.ndarray, size: int) -> Tensor:
-    moved = torch.from_numpy(np.asarray(maps, np.float32))
-    grid = np.array(maps.shape[:1:-1], np.float64)
-    found = warp(moved, _scaled(matrices, grid / sides[:, ::-1], grid / size), moved.shape[2:]).clamp(0, 1)
-    known = moved.isfinite().all(3).all(2)[:, :, None, None]
-    return torch.where(known, found, moved)
-
-
-def _recolour(
-    out: np.ndarray, i: int, chance: dict[str, float], options: Augment, generator: np.random.Generator
-) -> None:
-    """Everything that leaves pixels where they are, on image `i` of `out` (B, C, S, S)."""
-    image = out[i]
-    coloured = len(image) == 3
-    if coloured and chance["grey"] < options.grey:
-        image[:] = _luma(image)
-    if chance["colour"] < options.colour:
-        table = _table(chance, options)
-        if table is not None:
-            image[:] = np.frombuffer(image.tobytes().translate(table), np.uint8).reshape(image.shape)
-        if coloured and options.saturation:
-            grey = _luma(image)
-            factor = 1 + options.saturation * (2 * chance["saturation"] - 1)
-            image[:] = (grey + factor * (image.astype(np.float32) - grey) + 0.5).clip(0, 255)
-    if chance["blur"] < options.blur:
-        soft = ImageFilter.GaussianBlur(options.blur_sigma * chance["sigma"])
-        for plane in image:
+def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: Sequence[np.random.Generator]) -> None:
+    """Everything that leaves pixels where they are, in place on (B, C, S, S) uint8."""
+    coloured = images.shape[1] == 3
+    changed = chance["colour"] < options.colour
+    if options.brightness or options.contrast or options.gamma:
+        tables = _tables(chance, options)
+        for i in np.flatnonzero(changed):
+            images[i] = np.frombuffer(images[i].tobytes().translate(tables[i].tobytes()), np.uint8).reshape(
+                images[i].shape
+            )
+    if coloured and options.saturation:
+        for i in np.flatnonzero(changed):
+            grey, factor = _luma(images[i]), 1 + options.saturation * (2 * chance["saturation"][i] - 1)
+            images[i] = (grey + factor * (images[i].astype(np.float32) - grey) + 0.5).clip(0, 255)
+    if coloured:
+        for i in np.flatnonzero(chance["grey"] < options.grey):
+            images[i] = _luma(images[i])
+    for i in np.flatnonzero(chance["blur"] < options.blur):
+        soft = ImageFilter.GaussianBlur(float(options.blur_sigma * chance["sigma"][i]))
+        for plane in images[i]:
             plane[:] = np.asarray(Image.fromarray(plane).filter(soft))
-    if chance["noise"] < options.noise:
-        levels = (_NORMAL * options.noise_sigma).round().astype(np.int16)
-        noise = levels[np.frombuffer(generator.bytes(image.size), np.uint8)].reshape(image.shape)
-        image[:] = (image + noise).clip(0, 255)
-    if chance["erase"] < options.erase:
-        side = image.shape[1]
-        area = _between(chance["erase_area"], *options.erase_area) * side * side
-        ratio = options.erase_ratio ** _between(chance["erase_ratio"], -1, 1)
-        height, width = (max(1, min(side, round((area * r) ** 0.5))) for r in (ratio, 1 / ratio))
-        top, left = int(chance["erase_top"] * (side - height + 1)), int(chance["erase_left"] * (side - width + 1))
-        hole = image[:, top : top + height, left : left + width]
-        hole[:] = 128 if options.erase_with == "grey" else generator.integers(0, 256, hole.shape, np.uint8)
+    levels = (_NORMAL * options.noise_sigma).round().astype(np.int16)
+    for i in np.flatnonzero(chance["noise"] < options.noise):
+        noise = levels[np.frombuffer(generators[i].bytes(images[i].size), np.uint8)]
+        images[i] = (images[i] + noise.reshape(images[i].shape)).clip(0, 255)
+    for i in np.flatnonzero(chance["erase"] < options.erase):
+        hole = _hole(images[i], {name: float(values[i]) for name, values in chance.items()}, options)
+        hole[:] = 128 if options.erase_with == "grey" else generators[i].integers(0, 256, hole.shape, np.uint8)
+
+
+def _tables(chance: Chance, options: Augment) -> np.ndarray:
+    """(B, 256) uint8: gamma, brightness and contrast of all levels."""
+    exponent = (1 + options.gamma) ** _between(chance["gamma"], -1, 1)
+    brightness = 1 + options.brightness * _between(chance["brightness"], -1, 1)
+    contrast = 1 + options.contrast * _between(chance["contrast"], -1, 1)
+    levels = (np.arange(256) / 255) ** exponent[:, None] * brightness[:, None]
+    levels = 0.5 + (levels - 0.5) * contrast[:, None]
+    return (levels * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def _luma(image: np.ndarray) -> np.ndarray:
@@ -332,16 +238,15 @@ def _luma(image: np.ndarray) -> np.ndarray:
     return ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.uint8)
 
 
-def _table(chance: dict[str, float], options: Augment) -> bytes | None:
-    """Brightness, contrast and gamma of all 256 levels."""
-    if not (options.brightness or options.contrast or options.gamma):
-        return None
-    levels = np.arange(256) / 255
-    if options.gamma:
-        levels = levels ** (1 + options.gamma) ** (2 * chance["gamma"] - 1)
-    levels = levels * (1 + options.brightness * (2 * chance["brightness"] - 1))
-    levels = 0.5 + (levels - 0.5) * (1 + options.contrast * (2 * chance["contrast"] - 1))
-    return (levels * 255 + 0.5).clip(0, 255).astype(np.uint8).tobytes()
+def _hole(image: np.ndarray, chance: dict[str, float], options: Augment) -> np.ndarray:
+    """View of the rectangle to erase."""
+    low, high = options.erase_area
+    side = image.shape[1]
+    area = (low + (high - low) * chance["erase_area"]) * side * side
+    ratio = options.erase_ratio ** (2 * chance["erase_ratio"] - 1)
+    height, width = (max(1, min(side, round((area * r) ** 0.5))) for r in (ratio, 1 / ratio))
+    top, left = int(chance["erase_top"] * (side - height + 1)), int(chance["erase_left"] * (side - width + 1))
+    return image[:, top : top + height, left : left + width]
 
 
 class Normalise(nn.Module):

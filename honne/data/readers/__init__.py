@@ -3,17 +3,19 @@
 A reader module has
 
     INFO = ReaderInfo(...)
-    def schema(*, option=...) -> LabelSchema
     def read(root: Path, *, option=...) -> Iterator[Row | Bad]
+    def schema(root: Path, *, option=...) -> LabelSchema        # what the rows are labelled with
+    def alignment(root: Path, *, option=...) -> Alignment       # how faces are cropped unless told otherwise
 
-Options are keyword-only, have defaults and are named in `honne.data.prepare.prepare`.
+Options are keyword-only, have defaults and are named in `honne.data.prepare.prepare`; each function takes those it
+needs.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -21,7 +23,6 @@ from typing import Literal
 import numpy as np
 
 from honne.errors import HonneError, WrongCall
-from honne.faces.align import Alignment
 
 READERS = ("ferplus", "fer2013", "rafdb", "affectnet", "folder", "table")
 
@@ -95,7 +96,7 @@ class ReaderInfo:
         expects: what ROOT must hold.
         contact: where to get the data.
         licence: terms of the data.
-        alignment: how faces are cropped unless told otherwise.
+        label_files: patterns of the files with labels below ROOT; their sha256 goes into the schema.
     """
 
     name: str
@@ -103,7 +104,7 @@ class ReaderInfo:
     expects: str
     contact: str
     licence: str
-    alignment: Alignment = field(default_factory=Alignment)
+    label_files: tuple[str, ...] = ()
 
 
 def names() -> tuple[str, ...]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import csv
 import difflib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from honne.errors import HonneError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "train_set", "training_set"), "train"),
+    **dict.fromkeys(("valid", "val", "dev", "validation", "val_set", "validation_set", "publictest"), "valid"),
+    **dict.fromkeys(("test", "testing", "test_set", "privatetest"), "test"),
+}
+"""What folders and table cells call the splits (lower case) -> our name."""
 
 
 class Archive:
@@ -37,11 +44,19 @@ class Archive:
                     f"{self.root}: not a folder and not a readable zip file ({error}).", "Download it again."
                 ) from None
             self._find_prefix(marker)
+        elif not self.root.is_dir():
+            raise HonneError(f"{self.root}: no such file or folder.", "Check the path.")
         elif marker and not (self.root / marker).is_file():
             raise FileNotFoundError(marker)
 
     def _find_prefix(self, marker: str) -> None:
         assert self.zip is not None
+        if not marker:
+            tops = {PurePosixPath(name).parts[0] for name in self.zip.namelist()} - {"__MACOSX"}
+            top = tops.pop() if len(tops) == 1 else ""
+            if top and top not in self.zip.NameToInfo and top.lower() not in SPLIT_NAMES:
+                self.prefix = f"{top}/"
+            return
         found = [name for name in self.zip.namelist() if name == marker or name.endswith("/" + marker)]
         if not found:
             raise FileNotFoundError(marker)
@@ -62,8 +77,9 @@ class Archive:
         return sorted(path.relative_to(self.root).as_posix() for path in below.rglob("*") if path.is_file())
 
     def images(self, folder: str = "") -> list[str]:
-        """Sorted names of all image files below `folder`."""
-        return [name for name in self.names(folder) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        """Sorted names of all image files below `folder`, hidden ones apart."""
+        paths = [PurePosixPath(name) for name in self.names(folder)]
+        return [str(path) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(path)]
 
     def exists(self, name: str) -> bool:
         """Whether that file is there."""
@@ -71,9 +87,20 @@ class Archive:
             return self.prefix + name in self.zip.NameToInfo
         return (self.root / name).is_file()
 
+    def has_folder(self, name: str) -> bool:
+        """Whether there is a file below that folder, or the folder itself."""
+        if self.zip:
+            return any(entry.startswith(f"{self.prefix}{name}/") for entry in self.zip.namelist())
+        return (self.root / name).is_dir()
+
     def image(self, name: str) -> Path | bytes:
-        """What `Row.image` takes: the path, or the bytes from inside the zip."""
-        return self.read(name) if self.zip else self.root / name
+        """What `Row.image` takes: the path, or the bytes from inside the zip (none where the zip is damaged)."""
+        if not self.zip:
+            return self.root / name
+        try:
+            return self.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            return b""
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
@@ -84,16 +111,28 @@ class Archive:
         with self.zip.open(self.prefix + name) if self.zip else (self.root / name).open("rb") as file:
             yield from decoded(file, self.path(name))
 
-    def table(self, name: str, required: tuple[str, ...]) -> csv.DictReader[str]:
-        """Rows of a CSV file with a header, one by one; spaces around column names do not count.
+    def table(self, name: str, required: Sequence[str], header: Sequence[str] = ()) -> csv.DictReader[str]:
+        """Rows of a CSV file, one by one; spaces around column names do not count.
+
+        Args:
+            name: of the file.
+            required: columns that must be there.
+            header: columns of a file whose first line names none of the required ones.
 
         Raises:
             HonneError: a column is missing.
         """
         reader = csv.DictReader(self.lines(name))
-        reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
-        require_columns(reader.fieldnames, required, self.path(name))
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        if header and not set(columns) & set(required):
+            return csv.DictReader(self.lines(name), header)
+        reader.fieldnames = columns
+        require_columns(columns, required, self.path(name))
         return reader
+
+
+def _hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def require_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from honne.data.readers import Bad, ReaderInfo, Row, missing
-from honne.data.readers.archive import Archive
+from honne.data.readers.archive import SPLIT_NAMES, Archive
 from honne.errors import HonneError
 from honne.faces.align import Alignment
 from honne.labels import EXPRESSION_SETS, LabelSchema
@@ -17,25 +17,26 @@ from honne.labels import EXPRESSION_SETS, LabelSchema
 SIDE = 48
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
 SPLITS = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
-FOLDERS = {"train": "train", "Training": "train", "PublicTest": "valid", "valid": "valid", "validation": "valid"} | {
-    "test": "test",
-    "PrivateTest": "test",
-}
 CODES = EXPRESSION_SETS["fer2013"]
 
 INFO = ReaderInfo(
     name="fer2013",
     summary="FER2013: 35,887 web faces of 48 px, seven expressions",
-    expects="fer2013.csv (columns emotion, pixels, Usage), or class folders train/angry ... test/surprise; or a zip of them.",
+    expects="fer2013.csv (columns emotion, pixels, Usage), or class folders train/angry ... test/surprise; or a zip.",
     contact="Kaggle, Challenges in Representation Learning: Facial Expression Recognition Challenge",
     licence="Kaggle 2013 challenge: research use only",
-    alignment=Alignment(kind="none", size=SIDE, grey=True),
+    label_files=CSV_FILES,
 )
 
 
-def schema() -> LabelSchema:
+def schema(root: Path) -> LabelSchema:
     """The seven expressions in the order of their codes."""
     return LabelSchema(CODES.expressions)
+
+
+def alignment(root: Path) -> Alignment:
+    """The images are face crops already."""
+    return Alignment(kind="none", size=SIDE, grey=True)
 
 
 def read(root: Path) -> Iterator[Row | Bad]:
@@ -106,10 +107,10 @@ def _folder_rows(archive: Archive) -> Iterator[Row | Bad]:
     found = False
     for path in archive.images():
         parts = PurePosixPath(path).parts
-        if len(parts) >= 3 and parts[-3] in FOLDERS:
+        split = SPLIT_NAMES.get(parts[-3].lower()) if len(parts) >= 3 else None
+        if split:
             found = True
-            name = "/".join(parts[-3:])
-            yield _row(name, archive.image(path), FOLDERS[parts[-3]], parts[-2], archive.path(path))
+            yield _row("/".join(parts[-3:]), archive.image(path), split, parts[-2], archive.path(path))
     if not found:
         raise missing(archive.root, INFO.expects, "fer2013")
 

@@ -30,21 +30,26 @@ EXPRESSIONS = EXPRESSION_SETS["ferplus"].expressions
 COLUMNS = (*EXPRESSIONS, *FERPLUS_APART)
 
 FRAMING: tuple[tuple[float, float], ...] = ()
-"""Five (x, y) in crop units (0..1) where FER+ crops have eyes, nose tip and mouth corners, as measured; empty: unknown."""
+"""Five (x, y) in crop units (0..1): where eyes, nose tip and mouth corners lie in these crops; empty: not measured."""
 
 INFO = ReaderInfo(
     name="ferplus",
     summary="FER+: 35,700 web faces of 48 px, ten votes each over eight expressions, unknown and not-a-face",
-    expects="fer2013new.csv beside data/FER2013Train, FER2013Valid and FER2013Test (or beside fer2013.csv), or a zip of it.",
+    expects="fer2013new.csv beside data/FER2013Train, FER2013Valid, FER2013Test (or beside fer2013.csv), or a zip.",
     contact="votes: github.com/microsoft/FERPlus; faces: Kaggle, Challenges in Representation Learning (FER2013)",
     licence="votes MIT; images of the Kaggle 2013 challenge: research use only",
-    alignment=Alignment(kind="none", size=48, grey=True),
+    label_files=(VOTES, "data/*/label.csv"),
 )
 
 
-def schema() -> LabelSchema:
+def schema(root: Path) -> LabelSchema:
     """The eight expressions in the order of the vote columns."""
     return LabelSchema(EXPRESSIONS)
+
+
+def alignment(root: Path) -> Alignment:
+    """The images are face crops already."""
+    return Alignment(kind="none", size=fer2013.SIDE, grey=True)
 
 
 @dataclass
@@ -198,7 +203,7 @@ def _from_fer2013_csv(archive: Archive, ratings: list[_Rating]) -> Iterator[np.n
     """Pixels of the rows of `fer2013.csv` that have a rating; row r belongs to row r of `fer2013new.csv`."""
     faces = enumerate(fer2013.pixel_rows(archive, FER2013))
     for rating in ratings:
-        number, face = next(((n, face) for n, face in faces if n == rating.row), (0, None))
+        face = next((face for number, face in faces if number == rating.row), None)
         if face is None or (isinstance(face, fer2013.Face) and face.usage != rating.usage):
             raise HonneError(
                 f"{archive.path(FER2013)}: its rows do not go with those of {VOTES} ({rating.where}).",

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from honne.data.flips import FLIP_68
+
 IRIS = (68, 69)
 CHEEK = (70, 71)
 EAR = (72, 73)
+JAW = slice(0, 17)
 HAIRLINE = slice(74, 81)
 SKULL = slice(81, 92)
 POINTS = 92
@@ -31,9 +34,9 @@ _RIGHT_HALF: dict[int, tuple[float, float, float]] = {
     42: (0.21, -0.17, 0.48), 43: (0.33, -0.265, 0.54), 44: (0.47, -0.27, 0.52), 45: (0.60, -0.18, 0.40),
     46: (0.47, -0.10, 0.50), 47: (0.33, -0.095, 0.52),
     # outer lips, then inner lips
-    51: (0, 0.73, 0.82), 52: (0.12, 0.705, 0.80), 53: (0.25, 0.765, 0.72), 54: (0.37, 0.84, 0.58),
-    55: (0.25, 0.945, 0.70), 56: (0.12, 1.00, 0.76), 57: (0, 1.015, 0.77),
-    62: (0, 0.835, 0.80), 63: (0.14, 0.83, 0.76), 64: (0.33, 0.84, 0.60), 65: (0.14, 0.845, 0.76), 66: (0, 0.85, 0.79),
+    51: (0, 0.73, 0.82), 52: (0.12, 0.705, 0.80), 53: (0.25, 0.755, 0.72), 54: (0.37, 0.815, 0.58),
+    55: (0.25, 0.925, 0.70), 56: (0.12, 0.98, 0.76), 57: (0, 0.995, 0.77),
+    62: (0, 0.835, 0.80), 63: (0.14, 0.83, 0.76), 64: (0.33, 0.817, 0.60), 65: (0.14, 0.845, 0.76), 66: (0, 0.85, 0.79),
     # not landmarks: iris, cheek, ear, hairline from the middle outwards, skull from the top outwards
     IRIS[1]: (0.40, -0.185, 0.52), CHEEK[1]: (0.56, 0.26, 0.45), EAR[1]: (1.00, 0.02, -0.42),
     77: (0, -0.98, 0.35), 78: (0.36, -0.95, 0.30), 79: (0.68, -0.80, 0.10), 80: (0.90, -0.52, -0.20),
@@ -41,12 +44,7 @@ _RIGHT_HALF: dict[int, tuple[float, float, float]] = {
     90: (1.04, -0.44, -0.42), 91: (1.04, -0.12, -0.45),
 }  # fmt: skip
 
-MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-    + [69, 68, 71, 70, 73, 72, *range(80, 73, -1), *range(91, 80, -1)]
-)
+MIRROR = np.concatenate([FLIP_68, [69, 68, 71, 70, 73, 72], np.arange(80, 73, -1), np.arange(91, 80, -1)])
 """(92,) the point on the other side of the face."""
 
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 20, 23, 24, 25, 26, 27, 43)
@@ -111,9 +109,9 @@ def _trait_moves() -> np.ndarray:
     """(10, 92, 3) what one standard deviation of each trait adds."""
     moves = dict(zip(TRAITS, np.zeros((len(TRAITS), POINTS, 3)), strict=True))
     x, y = TEMPLATE[:, 0], TEMPLATE[:, 1]
-    jaw, brows, nose, mouth = slice(0, 17), slice(17, 27), slice(27, 36), slice(48, 68)
+    brows, nose, mouth = slice(17, 27), slice(27, 36), slice(48, 68)
     moves["face_length"][:, 1] = 0.05 * y
-    moves["jaw_width"][jaw, 0] = 0.08 * x[jaw] * np.clip(y[jaw], 0, 1)
+    moves["jaw_width"][JAW, 0] = 0.08 * x[JAW] * np.clip(y[JAW], 0, 1)
     for eye, iris in ((slice(36, 42), IRIS[0]), (slice(42, 48), IRIS[1])):
         moves["eye_size"][eye, :2] = 0.10 * (TEMPLATE[eye, :2] - TEMPLATE[iris, :2])
         moves["eye_spacing"][[*range(eye.start, eye.stop), iris], 0] = 0.025 * np.sign(x[iris])

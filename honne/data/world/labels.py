@@ -133,8 +133,9 @@ def sample_people(count: int, random: np.random.Generator) -> People:
     skin = SKIN[low] + (tone - low)[:, None] * (SKIN[np.minimum(low + 1, len(SKIN) - 1)] - SKIN[low])
     skin = np.clip(skin + random.normal(0, 0.012, (count, 3)), 0, 1)
     # dark skin goes with dark hair more often than not; any pairing is possible
-    shade = np.where(random.random(count) < tone / 5, 0, random.integers(0, len(HAIR), count))
-    lips = skin * np.array([0.86, 0.60, 0.60]) + np.array([0.04, 0.0, 0.02])
+    shade = np.where(random.random(count) < tone / 3, 0, random.integers(0, len(HAIR), count))
+    red = random.uniform(0.1, 1.0, (count, 1))
+    lips = skin * (1 - red * np.array([0.12, 0.38, 0.36])) * 0.94 + np.array([0.03, 0.0, 0.01])
     return People(
         traits=np.clip(random.normal(0, 0.8, (count, len(TRAITS))), -1.8, 1.8),
         skin=skin,
@@ -204,7 +205,9 @@ def sample(options: World) -> Truth:
     strength = random.uniform(0.75, 1.1, videos)[video]
     intensities = _intensities(options, mixture * strength[:, None], video, random)
     circumplex = np.array([CIRCUMPLEX[name] for name in options.classes])
-    valence_arousal = np.clip(mixture @ circumplex * strength[:, None] + random.normal(0, 0.03, (videos, 2))[video], -1, 1)
+    valence_arousal = np.clip(
+        mixture @ circumplex * strength[:, None] + random.normal(0, 0.03, (videos, 2))[video], -1, 1
+    )
     skew = random.normal(0, 0.12, videos)[video]
     if "contempt" in options.classes:
         side = random.choice([-1, 1], videos)[video]
@@ -213,9 +216,9 @@ def sample(options: World) -> Truth:
 
     pose = _poses(options, videos, random)[video, moment]
     scale = options.size * random.uniform(0.325, 0.355, videos)[video]
-    centre = options.size * (random.uniform(-0.02, 0.02, (videos, 2)) + [0.5, 0.475])[video]
+    centre = options.size * random.uniform((0.48, 0.455), (0.52, 0.495), (videos, 2))[video]
     head = face_points(people.traits[subject[video]], intensities, skew)
-    votes = np.stack([random.multinomial(options.voters, share / share.sum()) for share in mixture])
+    votes = random.multinomial(options.voters, mixture / mixture.sum(1, keepdims=True))
     return Truth(
         split=split[video],
         subject=subject[video],
@@ -258,8 +261,8 @@ def _mixtures(options: World, main: np.ndarray, random: np.random.Generator) -> 
     for row, name in enumerate(classes):
         rivals = [classes.index(rival) for rival in CONFUSED[name] if rival in classes]
         second[row] = 0.1 / (len(classes) - 1)
-        for rival, share in zip(rivals, (0.6, 0.3), strict=False):
-            second[row, rival] += share
+        for rival, likely in zip(rivals, (0.6, 0.3), strict=False):
+            second[row, rival] += likely
         second[row, row] = 0
     second /= second.sum(1, keepdims=True)
     rival = (random.random((len(main), 1)) > second.cumsum(1)[main][:, :-1]).sum(1)

@@ -9,8 +9,8 @@ from honne.errors import WrongCall
 
 EXPRESSIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 TASKS = ("expression", "au", "va")
-STYLES = ("studio", "warm", "cold", "faded", "night", "meadow", "film", "haze")
-"""Names of the camera styles, in the order of `domain`."""
+DOMAINS = ("studio", "warm", "cold", "faded", "night", "meadow", "film", "haze")
+"""Names of the camera styles, in the order of the world's domain numbers."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class World:
         if not self.tasks or set(self.tasks) - set(TASKS):
             raise WrongCall(f"labels '{self.labels}': not one or more of expression, au, va joined by '+'.")
         for name, low, high in (
-            ("n", self.frames, 10_000_000), ("size", 32, 512), ("domains", 1, len(STYLES)), ("frames", 1, 1000),
+            ("n", self.frames, 10_000_000), ("size", 32, 512), ("domains", 1, len(DOMAINS)), ("frames", 1, 1000),
             ("subjects", 1 + (self.valid_share > 0) + (self.test_share > 0), 1_000_000), ("voters", 0, 1000),
             ("label_noise", 0, 1), ("unlabelled", 0, 1), ("ambiguity", 0, 1), ("bias", 0, 1), ("pose_range", 0, 45),
             ("valid_share", 0, 1), ("test_share", 0, 1), ("fps", 0.1, 1000),

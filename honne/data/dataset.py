@@ -1,0 +1,208 @@
+"""Rows of prepared data sets, fetched as whole batches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from honne.batch import NOT_LABELLED, Batch, Labels
+from honne.data.known import known
+from honne.data.manifest import PreparedData
+from honne.data.sampling import Draw
+from honne.data.sequences import SequenceReader
+from honne.data.transforms import Augment, Transformed, transform
+from honne.errors import HonneError
+from honne.labels import LabelSchema
+
+Targets = Literal["label", "distribution", "sampled"]
+
+
+class FaceData(Dataset[Batch]):
+    """Rows of one or several prepared data sets as batches: images, feature sequences or both, whatever they have.
+
+    Row numbers run through all data sets, one after the other. A whole batch is fetched at once by a `Draw`; what is
+    random depends on seed, epoch, row and position alone.
+
+    Args:
+        data: prepared data sets of one label schema.
+        size: side of the images, px.
+        augment: random changes; `None` for none.
+        seed: of the changes.
+        targets: `label`: class labels only; `distribution`: also target distributions; `sampled`: a class drawn
+            from the target distribution whenever a row is shown.
+        heatmaps: gives (B, K, h, w) float maps in [0, 1] over the stored images for (B,) row numbers.
+        sides: (A,) order of the action-unit columns after a flip, where they carry a side
+            (see `honne.data.flips.sided_units`).
+
+    Attributes:
+        known: labels of all rows.
+
+    Raises:
+        HonneError: some data sets have images (or sequences) and others do not.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[PreparedData],
+        size: int,
+        augment: Augment | None = None,
+        seed: int = 0,
+        targets: Targets = "label",
+        heatmaps: Callable[[np.ndarray], np.ndarray] | None = None,
+        sides: np.ndarray | None = None,
+    ) -> None:
+        self.data, self.size, self.augment, self.seed = list(data), size, augment, seed
+        self.targets, self.heatmaps, self.sides = targets, heatmaps, sides
+        self.starts = np.cumsum([0, *(len(part) for part in self.data)])
+        self.known = known(self.data, targets != "label")
+        self.has_images = self._all_have("image")
+        self.readers = [SequenceReader(part.root / "sequences") for part in data] if self._all_have("sequence") else []
+
+    def _all_have(self, column: str) -> bool:
+        having = [column in part.rows for part in self.data]
+        if any(having) and not all(having):
+            first, other = self.data[having.index(True)], self.data[having.index(False)]
+            raise HonneError(
+                f"{first.root} has {column}s, {other.root} has none.", "Train on data sets that have the same inputs."
+            )
+        return all(having)
+
+    @property
+    def labels(self) -> LabelSchema:
+        """Label schema of the data sets."""
+        return self.data[0].schema.labels
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split over all data sets.
+
+        Raises:
+            HonneError: it is empty.
+        """
+        parts = [np.flatnonzero(part.rows["split"].to_numpy() == split) for part in self.data]
+        rows = np.concatenate([part + start for part, start in zip(parts, self.starts, strict=False)])
+        if not len(rows):
+            self.data[0].split(split)  # says what there is
+        return rows
+
+    def source(self, row: int) -> tuple[int, int]:
+        """Position of a row's data set, and the row's number there."""
+        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return part, int(row - self.starts[part])
+
+    def image(self, row: int) -> tuple[np.ndarray, float]:
+        """(H, W) grey or (H, W, 3) RGB, uint8; and its side in sides of the stored image.
+
+        A JPEG much larger than needed is decoded at a half, a quarter or an eighth.
+
+        Raises:
+            HonneError: it cannot be decoded.
+        """
+        part, own = self.source(row)
+        data = self.data[part]
+        try:
+            image = Image.open(io.BytesIO(data.image_bytes(own)))
+            width = image.width
+            needed = self.size if self.augment is None else round(self.size / self.augment.crop[0] ** 0.5)
+            image.draft(None, (needed, needed))
+            pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+            return pixels, pixels.shape[1] / width
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            name = str(data.rows["id"].iat[own]) if "id" in data.rows else "?"
+            raise HonneError(
+                f"{data.root}: manifest row {own} (id {name}): the image cannot be decoded: {error}.",
+                "Prepare the data set again; images that cannot be read are left out there.",
+            ) from None
+
+    def __getitem__(self, row: int) -> Batch:
+        """A batch of one row, as in epoch 0."""
+        return self.__getitems__(Draw(np.array([row]), np.array([row])))
+
+    def __getitems__(self, draw: Draw) -> Batch:
+        """The batch of a draw."""
+        rows, labels = draw.rows, self._labels(draw)
+        batch = Batch(labels=labels, domain=_rows(self.known.domain, rows), index=torch.from_numpy(rows))
+        if self.has_images:
+            moved = self._moved(draw)
+            batch.images, batch.landmarks, batch.heatmaps = moved.images, moved.landmarks, moved.heatmaps
+            for units in (labels.action_units, labels.au_intensity):
+                if units is not None and self.sides is not None:
+                    units[moved.flipped] = units[moved.flipped][:, self.sides]
+        if self.readers:
+            batch.sequences, batch.lengths = self._sequences(rows)
+        return batch
+
+    def _moved(self, draw: Draw) -> Transformed:
+        images, shrunk = zip(*(self.image(int(row)) for row in draw.rows), strict=True)
+        points = self.known.landmarks
+        return transform(
+            images,
+            self.size,
+            self.augment,
+            self._chance(draw, "image") if self.augment else (),
+            None if points is None else points[draw.rows] * np.array(shrunk)[:, None, None],
+            None if self.heatmaps is None else self.heatmaps(draw.rows),
+        )
+
+    def _sequences(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        samples = []
+        for part, own in map(self.source, rows):
+            reference = str(self.data[part].rows["sequence"].iat[own])
+            samples.append(self.readers[part].read(reference))
+        return pad_sequences(samples)
+
+    def _labels(self, draw: Draw) -> Labels:
+        rows, known = draw.rows, self.known
+        labels = Labels(
+            _rows(known.expression, rows),
+            _rows(known.distribution, rows),
+            _rows(known.action_units, rows),
+            _rows(known.au_intensity, rows),
+            _rows(known.valence_arousal, rows),
+        )
+        if self.targets == "sampled" and known.distribution is not None:
+            edges = np.cumsum(known.distribution[rows], 1)
+            chance = np.array([generator.random() for generator in self._chance(draw, "target")])[:, None]
+            drawn = (chance * edges[:, -1:] >= edges).sum(1)
+            labels.expression = torch.from_numpy(np.where(np.isnan(edges[:, -1]), NOT_LABELLED, drawn))
+            labels.distribution = None
+        return labels
+
+    def _chance(self, draw: Draw, use: Literal["image", "target"]) -> list[np.random.Generator]:
+        """One generator per row, the same whoever asks: the counter of a keyed generator says which row it is."""
+        key = np.array([self.seed, draw.epoch], np.uint64)
+        return [
+            np.random.Generator(np.random.Philox(key=key, counter=[0, int(use == "target"), row, position]))
+            for row, position in zip(draw.rows.tolist(), draw.positions.tolist(), strict=True)
+        ]
+
+
+def _rows(values: np.ndarray | None, rows: np.ndarray) -> Any:
+    return None if values is None else torch.from_numpy(values[rows])
+
+
+def pad_sequences(samples: Sequence[Mapping[str, np.ndarray]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Feature sequences of one batch, zero beyond their ends.
+
+    Args:
+        samples: B of modality -> (T, D) features; T is 0 where a sample lacks the modality.
+
+    Returns:
+        Modality -> (B, longest T or 1, D) float32; modality -> (B,) int64 true lengths.
+    """
+    padded, lengths = {}, {}
+    for name, first in samples[0].items():
+        lengths[name] = torch.tensor([len(sample[name]) for sample in samples])
+        padded[name] = torch.zeros(len(samples), max(1, int(lengths[name].max())), first.shape[1])
+        for row, sample in zip(padded[name].numpy(), samples, strict=True):
+            row[: len(sample[name])] = sample[name]
+    return padded, lengths

@@ -1,0 +1,111 @@
+"""Everything but pixels and features that is known of the rows of prepared data sets, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from honne.batch import NOT_LABELLED
+from honne.data.manifest import PreparedData
+from honne.errors import HonneError
+
+
+@dataclass
+class Known:
+    """What is known of N rows, NaN or `NOT_LABELLED` where not; `None` if of no row.
+
+    Attributes:
+        expression: (N,) class index.
+        distribution: (N, C) target distributions.
+        action_units: (N, A).
+        au_intensity: (N, A).
+        valence_arousal: (N, 2).
+        landmarks: (N, 68, 2) px of the stored image.
+        domain: (N,) index into `domains`.
+        domains: names of the strata.
+    """
+
+    expression: np.ndarray | None
+    distribution: np.ndarray | None
+    action_units: np.ndarray | None
+    au_intensity: np.ndarray | None
+    valence_arousal: np.ndarray | None
+    landmarks: np.ndarray | None
+    domain: np.ndarray | None
+    domains: tuple[str, ...] = ()
+
+    def usable(self) -> np.ndarray:
+        """(N,) whether a row has any label; a single False if no row can have one."""
+        some = [np.array([False])]
+        if self.expression is not None:
+            some.append(self.expression != NOT_LABELLED)
+        for values in (self.distribution, self.action_units, self.au_intensity, self.valence_arousal):
+            if values is not None:
+                some.append(~np.isnan(values).all(1))
+        return np.logical_or.reduce(np.broadcast_arrays(*some))
+
+
+def known(data: Sequence[PreparedData], distributions: bool = False) -> Known:
+    """Labels, landmarks and strata of all rows of all data sets, one set after the other.
+
+    Args:
+        data: data sets of one label schema.
+        distributions: read target distributions too: column `target` where a data set has it, else votes / their sum.
+
+    Raises:
+        HonneError: an expression that the schema does not have.
+    """
+    found = [part.rows["domain"].dropna().unique() for part in data if "domain" in part.rows]
+    domains = tuple(sorted({str(name) for names in found for name in names}))
+    valence, arousal, points = (_column(data, name) for name in ("valence", "arousal", "landmarks"))
+    return Known(
+        expression=_codes(data, "expression", data[0].schema.labels.expressions),
+        distribution=_join(data, [_distribution(part) for part in data]) if distributions else None,
+        action_units=_column(data, "au"),
+        au_intensity=_column(data, "au_intensity"),
+        valence_arousal=None if valence is None or arousal is None else np.stack([valence, arousal], 1),
+        landmarks=None if points is None else points.reshape(len(points), -1, 2),
+        domain=_codes(data, "domain", domains),
+        domains=domains,
+    )
+
+
+def _column(data: Sequence[PreparedData], name: str) -> np.ndarray | None:
+    return _join(data, [part.stack(name) for part in data])
+
+
+def _join(data: Sequence[PreparedData], parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """One array; NaN for data sets that lack the column, `None` if all do."""
+    present = [part for part in parts if part is not None and part.size]
+    if not present:
+        return None
+    blank = [np.full((len(each), *present[0].shape[1:]), np.nan, np.float32) for each in data]
+    return np.concatenate([b if p is None or not p.size else p for p, b in zip(parts, blank, strict=True)])
+
+
+def _codes(data: Sequence[PreparedData], column: str, names: Sequence[str]) -> np.ndarray | None:
+    """(N,) index into `names`, `NOT_LABELLED` for null."""
+    if not any(column in part.rows for part in data):
+        return None
+    place = {name: i for i, name in enumerate(names)}
+    codes = []
+    for part in data:
+        values = part.rows[column].tolist() if column in part.rows else [None] * len(part)
+        for row, value in enumerate(values):
+            if isinstance(value, str) and value not in place:
+                raise HonneError(
+                    f"{part.root}: manifest row {row}: {column} '{value}' is not one of {', '.join(names)}.",
+                    "Prepare the data set again.",
+                )
+        codes.append(np.array([place.get(value, NOT_LABELLED) for value in values], np.int64))
+    return np.concatenate(codes)
+
+
+def _distribution(data: PreparedData) -> np.ndarray | None:
+    target = data.stack("target")
+    if target is None and (votes := data.stack("votes")) is not None:
+        total = votes.sum(1, keepdims=True)
+        target = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
+    return target

@@ -1,0 +1,302 @@
+"""`honne prepare`: an official layout becomes a prepared data set."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from honne import __version__, console
+from honne.data import leaks, readers
+from honne.data.cropping import ARCFACE_TEMPLATE, SMALLEST, Cropper, Encoding, Stored, cropped
+from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
+from honne.data.readers import Bad, ReaderInfo, Row
+from honne.data.splits import assign_splits
+from honne.data.storing import Problems, card, class_counts, store
+from honne.data.votes import TargetMode
+from honne.errors import HonneError, WrongCall
+from honne.faces.align import Alignment
+from honne.labels import LabelSchema
+
+DONE, SOME_FAILED = 0, 3
+VALID_SHARE, TEST_SHARE = 0.1, 0.2
+Align = Literal["default", "none", "box", "points", "upright"]
+MEANING = {"rule": "by rule", "image": "image failed", "label": "wrong label"}
+
+
+def prepare(
+    reader: str = "",
+    root: Path | None = None,
+    out: Path | None = None,
+    *,
+    list: bool = False,
+    target_mode: TargetMode | None = None,
+    votes_from: Literal["fer2013new.csv", "label.csv"] | None = None,
+    images: Literal["aligned", "our_aligned", "original"] | None = None,
+    label_set: str | None = None,
+    columns: dict[str, str] | None = None,
+    subject_pattern: str | None = None,
+    align: Align = "default",
+    size: int | None = None,
+    margin: float | None = None,
+    finder: str = "mediapipe",
+    encoding: Encoding = "auto",
+    valid_share: float | None = None,
+    test_share: float | None = None,
+    seed: int = 0,
+    copies: Literal["drop", "report", "refuse"] = "drop",
+    subjects: Literal["report", "refuse"] = "report",
+    skip_bad: bool = False,
+    limit: int | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Turn a data set in its official layout into a prepared one, that every honne command reads.
+
+    Cropping happens here, once, and is recorded, so that analysis crops the same way. DATA appears only when it is
+    whole. What was left out, and why, stands in DATA/problems.csv.
+
+    Args:
+        reader: which layout ROOT has; --list names them.
+        root: folder (or zip, or table) with the official files.
+        out: folder to write, DATA.
+        list: only say which readers there are, what each expects and who has the data.
+        target_mode: ferplus: how ten votes become the distribution to learn. Default: votes.
+        votes_from: ferplus: the file with the votes. Default: fer2013new.csv.
+        images: rafdb: which of its images. Default: aligned.
+        label_set: folder, table, affectnet: expression set that the labels are codes or names of (as rafdb or
+            affectnet8), or your own class names separated by commas. Default: names in any usual spelling.
+        columns: table: which column holds what, as --columns.path file --columns.label emotion. The names: path, label,
+            votes, valence, arousal, au, intensity, subject, split, domain, video, time, landmarks, box, text, id.
+            Default: columns of these names.
+        subject_pattern: folder: regular expression with one group that finds the subject in the path below ROOT, as
+            '(S[0-9]+)_'. Default: no subjects.
+        align: crop: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
+            mouth to fixed places, upright does so without rotation. Default: what suits the data set.
+        size: side of the stored crop in px. Default: what suits the data set.
+        margin: for align=box: side of the crop over the longer side of the box. Default: 1.2.
+        finder: what finds faces where the data set does not say where they are: mediapipe, yunet:PATH, tasks:PATH or
+            table:PATH.
+        encoding: auto keeps the original bytes where no pixel changes, else PNG up to 64 px and JPEG above.
+        valid_share: share of the rows, 0..1, for a validation split: of all rows where the layout has no split
+            (default 0.1), of the official training rows where it has one but no validation part (default 0).
+        test_share: share of the rows, 0..1, for a test split where the layout has no split. Default: 0.2.
+        seed: of the random splits.
+        copies: rows that repeat, pixel by pixel, a picture of another split, or an earlier one of the same evaluation
+            split. drop leaves them out (training rows stay; test goes before valid), report keeps them, refuse stops.
+        subjects: people with rows in several official splits: report them, or refuse.
+        skip_bad: leave out rows whose label is wrong, instead of stopping at the first.
+        limit: at most so many rows of every split, for a quick try.
+        workers: processes that crop; 0 works in this one.
+        overwrite: replace DATA if it exists.
+
+    Returns:
+        Exit status: 0, or 3 if some images could not be used.
+
+    Raises:
+        HonneError: the layout is not there, a label is wrong, nothing is left, or a check refuses.
+        WrongCall: an option that the reader does not have.
+    """
+    if list:
+        list_readers()
+        return DONE
+    if not reader or root is None or out is None:
+        raise WrongCall(
+            "prepare needs READER, ROOT and --out DATA.", "`honne prepare --list` says what each reader expects."
+        )
+    module, root, out = readers.get(reader), Path(root), Path(out)
+    given = {
+        "target_mode": target_mode,
+        "votes_from": votes_from,
+        "images": images,
+        "label_set": label_set,
+        "columns": columns,
+        "subject_pattern": subject_pattern,
+    }
+    options = _reader_options(reader, module.read, given)
+    cropping = _alignment(module.alignment(root, **_taken_by(module.alignment, options)), align, size, margin)
+    with _building(out, overwrite) as folder, Problems(folder / "problems.csv", skip_bad) as problems:
+        labels = module.schema(root, **_taken_by(module.schema, options))
+        entries = cropped(_limited(module.read(root, **options), limit), Cropper(cropping, finder, encoding), workers)
+        rows = store(_watched(entries), folder, problems)
+        if not len(rows):
+            reasons = "; ".join(f"{reason} ({count})" for (_, reason), count in problems.counts.most_common(3))
+            raise HonneError(f"{root}: no usable rows. {reasons}", "Check ROOT and the options.")
+        notes = _split(rows, valid_share, test_share, seed)
+        rows = _without_leaks(rows, copies, subjects, problems, notes)
+        schema = DataSchema(
+            name=f"{reader} ({root.name})",
+            reader=reader,
+            labels=labels,
+            alignment=cropping.to_dict(),
+            source=_source(root, module.INFO),
+            licence=module.INFO.licence,
+            options=options,
+            version=__version__,
+        )
+        write_manifest(folder, rows, schema)
+        (folder / "card.md").write_text(card(module.INFO, schema, rows, problems, notes), encoding="utf-8")
+    _say(out, rows, labels, problems, notes)
+    return SOME_FAILED if problems.failed else DONE
+
+
+def list_readers() -> None:
+    """Say what every reader reads, what it expects, and who has the data."""
+    console.say("honne prepare READER ROOT --out DATA\n")
+    for name in readers.names():
+        info = readers.get(name).INFO
+        console.say(f"[bold]{name}[/bold]: {info.summary}.")
+        for title, text in (("ROOT", info.expects), ("data", info.contact), ("licence", info.licence)):
+            console.say(f"  {title:<8} {text}")
+
+
+def _reader_options(reader: str, read: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Every option of the reader, as given or by default."""
+    known = {name: p.default for name, p in inspect.signature(read).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for name, value in given.items():
+        if value is not None and name not in known:
+            takes = ", ".join(f"--{option.replace('_', '-')}" for option in known) or "none of the readers' options"
+            raise WrongCall(f"reader '{reader}' has no option --{name.replace('_', '-')}; it takes {takes}.")
+    return {name: default if given.get(name) is None else given[name] for name, default in known.items()}
+
+
+def _taken_by(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
+
+
+def _alignment(default: Alignment, align: Align, size: int | None, margin: float | None) -> Alignment:
+    kind = default.kind if align == "default" else align
+    if margin is not None and kind != "box":
+        raise WrongCall(f"--margin goes with --align box, not with {kind}.")
+    if size is not None and size < SMALLEST:
+        raise WrongCall(f"--size {size} is too small; {SMALLEST} px is the least.")
+    template = (default.template or ARCFACE_TEMPLATE) if kind in ("points", "upright") else ()
+    return replace(default, kind=kind, size=size or default.size, margin=margin or default.margin, template=template)
+
+
+@contextmanager
+def _building(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder beside `out` that takes its place only when the block ends without an error."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise HonneError(f"{out}: already exists.", "Name another folder, or pass --overwrite to replace it.")
+    aside, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("part", "old"))
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if out.exists():
+            out.replace(old)
+        aside.replace(out)
+    finally:
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _limited(rows: Iterable[Row | Bad], limit: int | None) -> Iterator[Row | Bad]:
+    counts: Counter[str | None] = Counter()
+    for row in rows:
+        if isinstance(row, Row) and limit is not None:
+            counts[row.split] += 1
+            if counts[row.split] > limit:
+                continue
+        yield row
+
+
+def _watched(entries: Iterable[Stored | Bad]) -> Iterator[Stored | Bad]:
+    with console.progress() as progress:
+        task = progress.add_task("preparing", total=None)
+        for entry in entries:
+            yield entry
+            progress.advance(task)
+
+
+def _split(rows: pd.DataFrame, valid: float | None, test: float | None, seed: int) -> list[str]:
+    """Fill the column `split` where the layout has none; what was done, in words."""
+    for name, share in (("valid", valid), ("test", test)):
+        if share is not None and not 0 <= share < 1:
+            raise WrongCall(f"--{name}-share {share:g} is not a share of 0..1.")
+    if "split" not in rows:
+        valid, test = VALID_SHARE if valid is None else valid, TEST_SHARE if test is None else test
+        rows["split"] = assign_splits(rows, valid, test, seed)
+        unit = "subject" if "subject" in rows else "picture"
+        return [f"Splits drawn by {unit}: {valid:g} valid, {test:g} test, seed {seed}."]
+    if missing := int(rows["split"].isna().sum()):
+        where = rows.loc[rows["split"].isna(), "id"].iloc[0]
+        raise HonneError(f"{missing} rows have no split while others have one (first: {where}).", "Fill the column.")
+    if test is not None:
+        raise WrongCall("--test-share is for layouts without a split; this one has its own.")
+    if valid is not None:
+        if (rows["split"] == "valid").any():
+            raise WrongCall("--valid-share is for layouts without a validation part; this one has its own.")
+        train = rows["split"] == "train"
+        rows.loc[train, "split"] = assign_splits(rows[train], valid, 0.0, seed)
+        return [f"Validation split drawn from the training rows: {valid:g}, seed {seed}."]
+    if (rows["split"] == "valid").any():
+        return ["Official splits."]
+    return ["Official splits. There is no validation part; --valid-share 0.1 takes one from the training rows."]
+
+
+def _without_leaks(
+    rows: pd.DataFrame, copies: str, subjects: str, problems: Problems, notes: list[str]
+) -> pd.DataFrame:
+    """Apply the checks for exact copies and shared subjects."""
+    found = leaks.copies(rows)
+    within = found.within & (rows["split"] != "train").to_numpy()
+    ids, splits = rows["id"].to_numpy(), rows["split"].to_numpy()
+    for split in SPLITS:
+        mine, of = found.across & (splits == split), splits[found.original]
+        for other in leaks.PRECEDENCE:
+            if count := int((mine & (of == other)).sum()):
+                notes.append(f"{count} {split} rows are exact pixel copies of {other} rows.")
+        if count := int((found.within & (splits == split)).sum()):
+            notes.append(f"{count} {split} rows are exact pixel copies of other {split} rows.")
+    drop = (found.across | within) & (copies == "drop")
+    if copies == "refuse" and found.across.any():
+        row = int(found.across.argmax())
+        raise HonneError(
+            f"{found.across.sum()} rows are exact pixel copies of rows in another split "
+            f"(first: {ids[row]} in {splits[row]}, {ids[found.original[row]]} in {splits[found.original[row]]}).",
+            "Pass --copies drop to leave them out of the evaluation splits.",
+        )
+    for row in np.flatnonzero(drop).tolist():
+        original = found.original[row]
+        problems.add(
+            Bad(ids[row], f"exact copy of a {splits[original]} picture in {splits[row]}", ids[original], "rule")
+        )
+    if shared := leaks.shared_subjects(rows):
+        sentence = f"{len(shared)} subjects stand in several splits ({', '.join(shared[:3])} ...)."
+        if subjects == "refuse":
+            raise HonneError(sentence, "Split by subject, or pass --subjects report.")
+        notes.append(sentence)
+    rows = rows[~drop].reset_index(drop=True)
+    notes += [f"Split '{split}' is empty." for split in SPLITS if not (rows["split"] == split).any()]
+    return rows
+
+
+def _source(root: Path, info: ReaderInfo) -> dict[str, str]:
+    """Name of the root, and sha256 of the files with labels."""
+    if root.is_file():
+        return {"root": root.name, root.name: sha256(root)}
+    files = sorted(path for pattern in info.label_files for path in root.glob(pattern))
+    return {"root": root.resolve().name} | {path.relative_to(root).as_posix(): sha256(path) for path in files}
+
+
+def _say(out: Path, rows: pd.DataFrame, labels: LabelSchema, problems: Problems, notes: Iterable[str]) -> None:
+    counts = [int((rows["split"] == split).sum()) for split in SPLITS]
+    lines = class_counts(rows, labels.expressions)
+    lines.append(["all rows", *counts, len(rows)])
+    console.say(console.table(f"{out}", ["", *SPLITS, "all"], lines))
+    for note in notes:
+        console.say(note)
+    if problems.counts:
+        left = ((count, reason, MEANING[kind]) for (kind, reason), count in problems.counts.most_common())
+        console.say(console.table("left out (one by one in problems.csv)", ["rows", "reason", "kind"], left))
