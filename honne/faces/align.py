@@ -15,6 +15,13 @@ from honne.faces.geometry import inverted, similarity_matrix, transform_points, 
 LARGEST = 10
 """A crop is at most this many times as wide as its image; more is a wrong box, not a face."""
 
+FER2013_TEMPLATE = ((0.304, 0.378), (0.696, 0.378), (0.5, 0.629), (0.344, 0.787), (0.656, 0.787))
+"""Where FER2013 pictures have the five points; `Alignment("upright", template=FER2013_TEMPLATE)` frames alike.
+
+Measured on 2,000 training pictures drawn at random: enlarged four times, set on black, points by the default finder
+(1,856 found). Medians over the pictures and their mirror images (scatter: 0.07 to 0.11 of the side), then scaled by
+1.045, so that bringing the pictures themselves to the template with `upright` keeps their size in the median."""
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -101,7 +108,9 @@ class Alignment:
         back = inverted(matrix)
         back = np.column_stack([shrunk @ back[:, :2], shrunk @ (back[:, 2] - start)])
         size = (self.size, self.size)
-        return np.asarray(surroundings.transform(size, Image.Transform.AFFINE, back.ravel(), Image.Resampling.BILINEAR))
+        return np.asarray(
+            surroundings.transform(size, Image.Transform.AFFINE, back.ravel().tolist(), Image.Resampling.BILINEAR)
+        )
 
 
 def _whole(image: np.ndarray, size: int) -> np.ndarray:
