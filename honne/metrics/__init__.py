@@ -1,11 +1,10 @@
 """Measures, each once as a pure function on tensors; `honne.metrics.accumulating` collects batches for them.
 
-Every function takes `weight`, one weight per row. A matrix of them, one row per bootstrap replicate, gives all replicates at
-once, so `honne.metrics.bootstrap` has an interval for every measure.
+Every function takes `weight`, one weight per row. A matrix of them, one row per bootstrap replicate, gives all
+replicates at once, so `honne.metrics.resampling` has an interval for every measure.
 """
 
 from honne.metrics.action_units import au_accuracy, au_auc, au_balanced_accuracy, au_counts, au_ece, au_f1
-from honne.metrics.bootstrap import Estimate, bootstrap, interval, p_value, resampled
 from honne.metrics.calibration import Reliability, binned_gap, brier, ece, ece_classwise, nll, reliability
 from honne.metrics.distributions import emd, js, kl, vote_hit
 from honne.metrics.expression import (
@@ -16,6 +15,7 @@ from honne.metrics.expression import (
     confusion_matrix,
     macro_f1,
 )
+from honne.metrics.resampling import Estimate, bootstrap, interval, p_value, resampled
 from honne.metrics.valence_arousal import ccc, ccc_of, moments, pearson, rmse
 
 __all__ = [

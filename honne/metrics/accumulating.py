@@ -1,6 +1,6 @@
-"""The same measures over many batches, and over processes: `torchmetrics.Metric` classes for training and validation loops.
+"""The same measures over many batches and processes: `torchmetrics.Metric` classes for training and validation loops.
 
-`Gathered` serves every measure; `ConfusionMatrix`, `Concordance` and `UnitCounts` keep sums only, whatever the number of rows.
+`Gathered` serves every measure; `ConfusionMatrix`, `Concordance` and `UnitCounts` keep only sums.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Concordance(Metric):
         >>> metric.update(torch.tensor([[0.1], [0.4]]), torch.tensor([[0.0], [0.5]]))
         >>> metric.update(torch.tensor([[0.7]]), torch.tensor([[0.7]]))
         >>> round(metric.compute().item(), 4)
-        0.9508
+        0.9545
     """
 
     full_state_update = False

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from honne.metrics.calibration import binned_gap
-from honne.metrics.weighting import require, total
+from honne.metrics.weighting import exact, require, total
 
 Threshold = float | Tensor
 
 
-def au_counts(probabilities: Tensor, target: Tensor, threshold: Threshold = 0.5, weight: Tensor | None = None) -> Tensor:
+def au_counts(
+    probabilities: Tensor, target: Tensor, threshold: Threshold = 0.5, weight: Tensor | None = None
+) -> Tensor:
     """True positives, false positives, false negatives, true negatives of every unit; they add up over batches.
 
     Args:
@@ -23,7 +25,7 @@ def au_counts(probabilities: Tensor, target: Tensor, threshold: Threshold = 0.5,
     Returns:
         (A, 4) or (R, A, 4) double.
     """
-    _require(probabilities, target)
+    probabilities, target = _pair(probabilities, target)
     on, present, absent = probabilities >= threshold, target == 1, target == 0
     return total(torch.stack([on & present, on & absent, ~on & present, ~on & absent], -1), weight)
 
@@ -55,7 +57,9 @@ def f1_of(counts: Tensor) -> Tensor:
     return f1.masked_fill(counts.sum(-1) == 0, torch.nan)
 
 
-def au_accuracy(probabilities: Tensor, target: Tensor, threshold: Threshold = 0.5, weight: Tensor | None = None) -> Tensor:
+def au_accuracy(
+    probabilities: Tensor, target: Tensor, threshold: Threshold = 0.5, weight: Tensor | None = None
+) -> Tensor:
     """Share of coded entries decided right, per unit; arguments and result as for `au_f1`.
 
     Example:
@@ -94,9 +98,9 @@ def au_auc(probabilities: Tensor, target: Tensor, weight: Tensor | None = None) 
         >>> au_auc(torch.tensor([[0.9], [0.2], [0.2], [0.1]]), torch.tensor([[1.0], [1.0], [0.0], [0.0]])).tolist()
         [0.875]
     """
-    _require(probabilities, target)
-    weight = torch.ones(len(target), device=target.device) if weight is None else weight
-    return torch.stack([_auc(*unit, exact(weight)) for unit in zip(probabilities.mT, target.mT, strict=True)], -1)
+    probabilities, target = _pair(probabilities, target)
+    weight = target.new_ones(len(target)) if weight is None else weight.double()
+    return torch.stack([_auc(*unit, weight) for unit in zip(probabilities.mT, target.mT, strict=True)], -1)
 
 
 def au_ece(probabilities: Tensor, target: Tensor, bins: int = 15, weight: Tensor | None = None) -> Tensor:
@@ -115,7 +119,7 @@ def au_ece(probabilities: Tensor, target: Tensor, bins: int = 15, weight: Tensor
         >>> round(au_ece(torch.tensor([[0.9], [0.9], [0.2]]), torch.tensor([[1.0], [0.0], [0.0]])).item(), 4)
         0.3333
     """
-    _require(probabilities, target)
+    probabilities, target = _pair(probabilities, target)
     columns = zip(probabilities.mT, target.mT, strict=True)
     return torch.stack([binned_gap(*unit, bins, weight) for unit in columns], -1)
 
@@ -133,6 +137,7 @@ def _auc(score: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return won / ((weight * present).sum(-1) * absent.sum(-1))
 
 
-def _require(probabilities: Tensor, target: Tensor) -> None:
+def _pair(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     fits = probabilities.ndim == 2 and probabilities.shape == target.shape
     require(fits, "probabilities and target of one shape (N, A)", probabilities, target)
+    return exact(probabilities, target)

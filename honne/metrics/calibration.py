@@ -1,7 +1,7 @@
 """How far probabilities can be trusted.
 
-Targets are (N,) classes with `NOT_LABELLED` (-1), or, for `nll` and `brier`, also (N, C) distributions, counts or votes:
-rows are normalised, a row of NaN or without votes does not count.
+Targets are (N,) classes with `NOT_LABELLED` (-1), or, for `nll` and `brier`, also (N, C) distributions, counts or
+votes: rows are normalised, a row of NaN or without votes does not count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from honne.batch import NOT_LABELLED
-from honne.metrics.weighting import mean, require, total
+from honne.metrics.weighting import exact, mean, require, total
 
 SMALLEST = 1e-12
 """Probabilities are kept from 0 in logarithms by this much."""
@@ -31,7 +31,7 @@ def as_distribution(target: Tensor, classes: int) -> Tensor:
     """
     require(target.ndim == 1 or target.shape[1:] == (classes,), f"target (N,) or (N, {classes})", target)
     if target.ndim == 2:
-        return exact(target) / exact(target).sum(1, keepdim=True)
+        return target.double() / target.double().sum(1, keepdim=True)
     known = target != NOT_LABELLED
     one_hot = torch.nn.functional.one_hot(target.clamp_min(0), classes).double()
     return one_hot.masked_fill(~known[:, None], torch.nan)
@@ -52,9 +52,8 @@ def nll(probabilities: Tensor, target: Tensor, weight: Tensor | None = None) -> 
         >>> round(nll(torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([0, 0])).item(), 4)
         0.3993
     """
-    _require(probabilities, target)
-    goal = as_distribution(target, probabilities.shape[1])
-    return mean(-(goal * exact(probabilities).clamp_min(SMALLEST).log()).sum(1), weight)
+    probabilities, goal = _pair(probabilities, target)
+    return mean(-(goal * probabilities.clamp_min(SMALLEST).log()).sum(1), weight)
 
 
 def brier(probabilities: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -66,9 +65,8 @@ def brier(probabilities: Tensor, target: Tensor, weight: Tensor | None = None) -
         >>> round(brier(torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([0, 0])).item(), 4)
         0.26
     """
-    _require(probabilities, target)
-    goal = as_distribution(target, probabilities.shape[1])
-    return mean(((exact(probabilities) - goal) ** 2).sum(1), weight)
+    probabilities, goal = _pair(probabilities, target)
+    return mean(((probabilities - goal) ** 2).sum(1), weight)
 
 
 def ece(probabilities: Tensor, target: Tensor, bins: int = 15, weight: Tensor | None = None) -> Tensor:
@@ -101,8 +99,8 @@ def ece_classwise(probabilities: Tensor, target: Tensor, bins: int = 15, weight:
         >>> round(ece_classwise(torch.tensor([[0.6, 0.4], [0.6, 0.4]]), torch.tensor([0, 1])).item(), 4)
         0.1
     """
-    _require(probabilities, target)
-    goal = as_distribution(target, probabilities.shape[1])
+    require(target.ndim == 1, "target (N,)", target)
+    probabilities, goal = _pair(probabilities, target)
     columns = zip(probabilities.mT, goal.mT, strict=True)
     return torch.stack([binned_gap(*column, bins, weight) for column in columns], -1).mean(-1)
 
@@ -163,13 +161,15 @@ def _bin_sums(probability: Tensor, outcome: Tensor, bins: int, weight: Tensor | 
 
 def _top_label(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence (N,) and whether it is right (N,), NaN where not labelled."""
-    _require(probabilities, target)
     require(target.ndim == 1, "target (N,)", target)
-    confidence, predicted = exact(probabilities).max(1)
-    right = (predicted == target).double().masked_fill(target == NOT_LABELLED, torch.nan)
-    return confidence, right
+    probabilities, goal = _pair(probabilities, target)
+    confidence, predicted = probabilities.max(1)
+    return confidence, goal.gather(1, predicted[:, None])[:, 0]
 
 
-def _require(probabilities: Tensor, target: Tensor) -> None:
+def _pair(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and targets as (N, C) distributions, both double."""
     fits = probabilities.ndim == 2 and target.shape[:1] == probabilities.shape[:1]
     require(fits, "probabilities (N, C) and target (N,) or (N, C)", probabilities, target)
+    probabilities, target = exact(probabilities, target)
+    return probabilities, as_distribution(target, probabilities.shape[1])

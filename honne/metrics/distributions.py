@@ -11,7 +11,7 @@ from scipy import optimize, sparse
 from torch import Tensor
 
 from honne.metrics.calibration import SMALLEST, as_distribution
-from honne.metrics.weighting import mean, require
+from honne.metrics.weighting import exact, mean, require
 
 ROWS_AT_ONCE = 64
 
@@ -81,7 +81,7 @@ def emd(probabilities: Tensor, votes: Tensor, cost: Tensor | None = None, weight
     require(cost.shape == (predicted.shape[1],) * 2, f"cost ({predicted.shape[1]}, {predicted.shape[1]})", cost)
     if bool((cost < 0).any()):
         raise ValueError("costs must not be negative")
-    return mean(_transport(predicted, voted, exact(cost)), weight)
+    return mean(_transport(predicted, voted, cost.double()), weight)
 
 
 def vote_hit(probabilities: Tensor, votes: Tensor, top: int = 1, weight: Tensor | None = None) -> Tensor:
@@ -109,7 +109,8 @@ def vote_hit(probabilities: Tensor, votes: Tensor, top: int = 1, weight: Tensor 
 def _pair(probabilities: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
     fits = probabilities.ndim == 2 and probabilities.shape == votes.shape
     require(fits, "probabilities and votes of one shape (N, C)", probabilities, votes)
-    return exact(probabilities), as_distribution(votes, votes.shape[1])
+    predicted, votes = exact(probabilities, votes)
+    return predicted, as_distribution(votes, votes.shape[1])
 
 
 def _relative_entropy(p: Tensor, q: Tensor) -> Tensor:

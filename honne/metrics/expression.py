@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from honne.batch import NOT_LABELLED
-from honne.metrics.weighting import require
+from honne.metrics.weighting import exact, require
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,15 @@ def confusion_matrix(scores: Tensor, target: Tensor, weight: Tensor | None = Non
         [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
     """
     require(scores.ndim == 2 and target.shape == scores.shape[:1], "scores (N, C) and target (N,)", scores, target)
+    scores, target = exact(scores, target)
     classes = scores.shape[1]
     if len(target) and int(target.max()) >= classes:
         raise ValueError(f"target {int(target.max())} is not one of the {classes} classes 0..{classes - 1}")
     known = target != NOT_LABELLED
     cell = target[known] * classes + scores[known].argmax(1)
-    weight = torch.ones(len(target), device=scores.device) if weight is None else weight
-    counts = weight.new_zeros(*weight.shape[:-1], classes * classes, dtype=torch.float64)
-    return counts.index_add(-1, cell, exact(weight[..., known])).unflatten(-1, (classes, classes))
+    weight = torch.ones_like(scores[:, 0]) if weight is None else weight.double()
+    counts = weight.new_zeros(*weight.shape[:-1], classes * classes)
+    return counts.index_add(-1, cell, weight[..., known]).unflatten(-1, (classes, classes))
 
 
 def class_scores(confusion: Tensor) -> ClassScores:

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from honne.metrics.weighting import mean, require, total
+from honne.metrics.weighting import exact, mean, require, total
 
 CONSTANT = 1e-12
 """A series of numbers of order 1 with a variance below this is constant but for rounding."""
@@ -24,10 +24,10 @@ def moments(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> 
     Returns:
         (6,), (D, 6), (R, 6) or (R, D, 6) double.
     """
-    require(predicted.shape == target.shape, "predicted and target of one shape, (N,) or (N, D)", predicted, target)
+    predicted, target = _pair(predicted, target)
     known = ~target.isnan()
-    x, y = (torch.where(known, exact(values), 0.0) for values in (predicted, target))
-    return total(torch.stack([exact(known), x, y, x * x, y * y, x * y], -1), weight)
+    x, y = (torch.where(known, values, 0.0) for values in (predicted, target))
+    return total(torch.stack([known, x, y, x * x, y * y, x * y], -1), weight)
 
 
 def ccc(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -47,7 +47,7 @@ def ccc(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tens
 
     Example:
         >>> round(ccc(torch.tensor([0.1, 0.4, 0.7]), torch.tensor([0.0, 0.5, 0.7])).item(), 4)
-        0.9508
+        0.9545
     """
     return ccc_of(moments(predicted, target, weight), warn=weight is None)
 
@@ -78,8 +78,13 @@ def rmse(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
         >>> round(rmse(torch.tensor([0.1, 0.4, 0.7]), torch.tensor([0.0, 0.5, torch.nan])).item(), 4)
         0.1
     """
+    predicted, target = _pair(predicted, target)
+    return mean((predicted - target) ** 2, weight).sqrt()
+
+
+def _pair(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     require(predicted.shape == target.shape, "predicted and target of one shape, (N,) or (N, D)", predicted, target)
-    return mean((exact(predicted) - target) ** 2, weight).sqrt()
+    return exact(predicted, target)
 
 
 def _central(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 
-def exact(values: Tensor) -> Tensor:
-    """In double precision; on the CPU if the device has none (Apple GPUs)."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
+def exact(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions and real-valued targets in double precision, on the CPU if the device has none (Apple GPUs)."""
+    if predicted.device.type == "mps":
+        predicted, target = predicted.cpu(), target.cpu()
+    return predicted.double(), target.double() if target.is_floating_point() else target
 
 
 def total(values: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -21,8 +23,8 @@ def total(values: Tensor, weight: Tensor | None = None) -> Tensor:
     Returns:
         (...) or (R, ...) double.
     """
-    values = exact(values)
-    return values.sum(0) if weight is None else torch.tensordot(exact(weight), values, dims=1)
+    values = values.double()
+    return values.sum(0) if weight is None else torch.tensordot(weight.double(), values, dims=1)
 
 
 def mean(values: Tensor, weight: Tensor | None = None) -> Tensor:

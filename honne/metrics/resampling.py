@@ -1,11 +1,12 @@
 """How far a figure would move with other people in the test set: bootstrap intervals, clustered and paired.
 
-A replicate draws as many clusters (subjects) as there are, with replacement. It is stored as one weight per row, how often the
-row was drawn, so that a measure of this package computes all replicates in one pass.
+A replicate draws as many clusters (subjects) as there are, with replacement. It is stored as one weight per row, how
+often the row was drawn, so that a measure of this package computes all replicates in one pass.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,8 +33,16 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def defined(self) -> bool:
+        """Whether value and interval are numbers."""
+        return math.isfinite(self.value + self.low + self.high)
+
+    def __format__(self, form: str) -> str:
+        return " ".join((format(self.value, form), f"[{format(self.low, form)}, {format(self.high, form)}]"))
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self, ".3f")
 
 
 def resampled(clusters: np.ndarray, replicates: int = 1000, seed: int = 0) -> Iterator[Tensor]:
