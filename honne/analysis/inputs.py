@@ -50,7 +50,8 @@ class Input:
                 return None
             if not self.folder:
                 return sha256(Path(self.sources[0]))
-            lines = (f"{Path(each).relative_to(self.folder).as_posix()}\0{sha256(Path(each))}\n" for each in self.sources)
+            files = map(Path, self.sources)
+            lines = (f"{file.relative_to(self.folder).as_posix()}\0{sha256(file)}\n" for file in files)
             return hashlib.sha256("".join(lines).encode()).hexdigest()
         except OSError:
             return None
@@ -129,7 +130,7 @@ def _kind(file: str) -> Kind:
 
 
 def _names(titles: Sequence[str]) -> list[str]:
-    """A file name for each: its stem; where that is taken, its whole name; then its folder's name before it; then a number.
+    """A file name for each: its stem; where that is taken, its whole name; then with its folder; then with a number.
 
     Every input of a clash gets the longer name, so that names do not depend on the order on the command line.
     """

@@ -33,9 +33,9 @@ class Smoothing:
             return cls()
         try:
             if kind in ("median", "mean") and int(amount) >= 1:
-                return cls(kind, int(amount))  # type: ignore[arg-type]
+                return cls("median" if kind == "median" else "mean", int(amount))
             if kind == "exponential" and 0 < float(amount) <= 1:
-                return cls(kind, float(amount))
+                return cls("exponential", float(amount))
         except ValueError:
             pass
         raise WrongCall(

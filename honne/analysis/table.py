@@ -22,6 +22,7 @@ POSITION = "_position"
 """Column of raw parts only: number of the analysed frame (or picture) in its input, from 0, without gaps."""
 
 _CORRECTED = "_baseline_corrected"
+_DIFFERENCE = {"0..1": "-1..1", "-1..1": "-2..2"}  # range of a figure -> range of its difference from a baseline
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Column:
 
 WHERE = (
     Column("source", pa.string(), "file or camera, as it was named"),
-    Column("frame", pa.int32(), "number of the frame in its source, from 0; sub-sampling does not renumber"),
+    Column("frame", pa.int64(), "number of the frame in its source, from 0; sub-sampling does not renumber"),
     Column("time", pa.float64(), "media time, from presentation stamps; 0 for a still", "s"),
     Column("face", pa.int32(), "track number, stable through a video; null without a face"),
     Column("status", pa.string(), "ok, no_face, low_quality, abstained or error"),
@@ -84,8 +85,10 @@ class Layout:
 
     @property
     def action_units(self) -> list[Column]:
-        meaning = "calibrated probability that action unit {} is visible"
-        return [Column(f"au{unit:02d}", pa.float32(), meaning.format(unit), "0..1") for unit in self.labels.action_units]
+        meaning = "probability that action unit {} is visible"
+        return [
+            Column(f"au{unit:02d}", pa.float32(), meaning.format(unit), "0..1") for unit in self.labels.action_units
+        ]
 
     @property
     def signals(self) -> list[Column]:
@@ -119,8 +122,8 @@ class Layout:
             *self.signals,
             *(Column(f"au{unit:02d}_on", pa.bool_(), present.format(unit)) for unit in self.labels.action_units),
             *(
-                Column(c.name + _CORRECTED, pa.float32(), less.format(c.name), "-2..2" if c.unit == "-1..1" else "-1..1")
-                for c in (self.correctable if self.corrected else [])
+                Column(each.name + _CORRECTED, pa.float32(), less.format(each.name), _DIFFERENCE[each.unit])
+                for each in (self.correctable if self.corrected else [])
             ),
         ]
 

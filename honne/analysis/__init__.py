@@ -1,0 +1,226 @@
+"""Analysis: stills, folders, videos and cameras -> one table each, of predicted apparent expression."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from honne.errors import WrongCall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from honne.analysis.inputs import Input
+    from honne.analysis.run import Done
+    from honne.models import Model
+
+ALL_DONE, SOME_FAILED = 0, 3
+SHOWN_ROWS = 20
+
+
+@dataclass
+class Report:
+    """What an analysis left in its folder.
+
+    Attributes:
+        out: the folder.
+        done: every input with its table, its rows by status and its failures, in the order of the inputs.
+    """
+
+    out: Path
+    done: list[Done]
+
+    @property
+    def failed(self) -> list[Done]:
+        """Inputs of which something could not be read."""
+        return [each for each in self.done if each.failures]
+
+
+def analyze(
+    inputs: list[str],
+    *,
+    model: str = "default",
+    out: Path | None = None,
+    format: Literal["parquet", "csv", "jsonl"] = "parquet",
+    fps: float | None = None,
+    video: bool = False,
+    finder: str = "mediapipe",
+    smooth: str = "none",
+    baseline: str = "none",
+    names: Literal["honne", "openface"] = "honne",
+    engine: Literal["local", "ray"] = "local",
+    abstain: float | None = None,
+    batch_size: int = 32,
+    overwrite: bool = False,
+) -> pd.DataFrame | Report:
+    """Predict the apparent expressions of the faces in stills, folders, videos or a camera.
+
+    One row per source, time and face; a frame without a face is a row too. Every video and every still becomes a table
+    of its own, OUT/NAME.parquet, and so do the stills of a folder together. OUT/NAME.json says how it was made.
+    Running the same command again goes on where it was interrupted and skips what is finished.
+
+    Args:
+        inputs: pictures, videos, folders, or camera:0 (Ctrl-C ends a camera).
+        model: name or folder of a model; in Python also a loaded one.
+        out: folder for the tables; without it the table is shown (in Python: returned) and nothing is kept.
+        format: of the tables: parquet, csv or jsonl.
+        fps: frames per second of media time to analyse at most; unset takes all.
+        video: also write OUT/NAME_annotated.mp4 with boxes, expressions and uncertainty drawn in.
+        finder: what finds faces: mediapipe, tasks:FILE, yunet:FILE, table:FILE (known boxes or landmarks) or cropped.
+        smooth: smoothing along each face's track: median:5, mean:50 (frames), exponential:0.3 (weight) or none.
+        baseline: each face's own baseline: first:10s or first:250frames of its track, or none; corrected columns are
+            added, raw ones stay.
+        names: column names: honne's, or those of OpenFace 2 where it has the column.
+        engine: local, or ray for many inputs on many machines.
+        abstain: uncertainty (0..1) above which a row's status is abstained; unset takes the model's own.
+        batch_size: faces per call of the model; does not change results.
+        overwrite: replace results of other inputs, models or settings in OUT.
+
+    Returns:
+        The table without `out`; with it a `Report` of what was written.
+
+    Raises:
+        HonneError: the model cannot be loaded, OUT cannot be written, or holds other results.
+        WrongCall: options that make no sense.
+    """
+    from honne.analysis.settings import Settings
+
+    paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    settings = Settings(format, fps, video, finder, smooth, baseline, names, abstain)
+    if batch_size < 1:
+        raise WrongCall(f"batch_size must be at least 1, not {batch_size}.")
+    if engine not in ("local", "ray"):
+        raise WrongCall(f"engine: '{engine}' is not one of local, ray.")
+    if out is not None:
+        return _write(paths, _loaded(model), Path(out), settings, engine, batch_size, overwrite)
+    for option, chosen in (("--video", video), ("--engine ray", engine == "ray")):
+        if chosen:
+            raise WrongCall(f"{option} needs --out.", "Name a folder for the results.")
+    return _in_memory(paths, _loaded(model), settings, batch_size)
+
+
+@functools.wraps(analyze)
+def command(*arguments: Any, **options: Any) -> int:
+    """`analyze` for the command line: shows what came out, returns the exit status."""
+    from honne.console import say, table
+
+    result = analyze(*arguments, **options)
+    if not isinstance(result, Report):
+        _show(result)
+        return SOME_FAILED if (result["status"] == "error").any() else ALL_DONE
+    rows = [(Path(each.title).name, each.table.name, sum(each.counts.values()), _counts(each)) for each in result.done]
+    say(table(f"Tables in {result.out}", ("input", "table", "rows", "of which"), rows))
+    for each in result.failed:
+        more = each.counts.get("error", 0) - len(each.failures)
+        say("\n".join([f"failed: {failure}" for failure in each.failures] + [f"... and {more} more"] * (more > 0)))
+    return SOME_FAILED if result.failed else ALL_DONE
+
+
+def _loaded(model: str | Model) -> Model:
+    if not isinstance(model, (str, Path)):
+        return model
+    import torch
+
+    from honne.models import load
+
+    return load(model, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _write(
+    paths: list[str], model: Model, out: Path, settings: Any, engine: str, batch_size: int, overwrite: bool
+) -> Report:
+    from honne.analysis.inputs import plan
+    from honne.analysis.run import Task, run_local
+
+    tasks = [Task(each, model, settings, out) for each in plan(paths)]
+    done = {task.input.title: finished for task in tasks if (finished := task.finished())}
+    open_tasks = [task for task in tasks if task.input.title not in done]
+    if not overwrite:
+        for task in open_tasks:
+            task.require_free()
+    if engine == "ray":
+        from honne.analysis.cluster import run_ray as run
+    else:
+        run = run_local
+    with _progress(len(open_tasks)) as watch:
+        try:
+            for each in run(open_tasks, batch_size, watch):
+                done[each.title] = each
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; run the same command again to go on") from None
+    return Report(out, [done[task.input.title] for task in tasks])
+
+
+def _in_memory(paths: list[str], model: Model, settings: Any, batch_size: int) -> pd.DataFrame:
+    """The tables of all inputs as one DataFrame, by way of a folder that is thrown away."""
+    from dataclasses import replace
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from honne.analysis.table import to_pandas
+
+    with TemporaryDirectory(prefix="honne-") as folder:
+        written = replace(settings, format="parquet")
+        report = _write(paths, model, Path(folder), written, "local", batch_size, overwrite=False)
+        return to_pandas(pa.concat_tables([pq.read_table(each.table) for each in report.done]))
+
+
+@contextmanager
+def _progress(inputs: int) -> Iterator[Callable[[Input], Callable[[int], None]]]:
+    """Progress on stderr: inputs, and frames of the one being read."""
+    from honne.console import progress
+    from honne.errors import HonneError
+    from honne.faces.media import open_media
+
+    with progress() as bar:
+        whole = bar.add_task("inputs", total=inputs)
+        frames = bar.add_task("frames", total=None, visible=False)
+        begun = 0
+
+        def watch(each: Input) -> Callable[[int], None]:
+            nonlocal begun
+            try:
+                total = open_media(each.sources[0]).length if each.kind == "video" else len(each.sources)
+            except HonneError:
+                total = None
+            bar.update(whole, completed=begun)
+            bar.reset(frames, description=Path(each.title).name, total=total, visible=True)
+            begun += 1
+            if each.kind == "stills":
+                return lambda frame: bar.advance(frames)
+            return lambda frame: bar.update(frames, completed=frame)
+
+        yield watch
+        bar.update(whole, completed=begun)
+
+
+def _show(rows: pd.DataFrame) -> None:
+    """The columns that a person looks at first, of the first rows."""
+    from honne.analysis.table import OUTPUTS_ARE
+    from honne.console import say, table
+
+    shown = rows.head(SHOWN_ROWS).assign(source=lambda each: each["source"].map(lambda source: Path(source).name))
+    wanted = ("source", "time", "face", "status", "expression", "uncertainty", "valence", "arousal", "message")
+    columns = [name for name in wanted if name in shown and shown[name].notna().any()]
+    if not rows["time"].any():
+        columns.remove("time")
+    cells = [[_cell(row[name]) for name in columns] for row in shown.to_dict("records")]
+    say(table(OUTPUTS_ARE[0].upper() + OUTPUTS_ARE[1:], columns, cells))
+    if len(rows) > SHOWN_ROWS:
+        say(f"... {len(rows) - SHOWN_ROWS} more rows; --out DIR keeps them all, with every column.")
+
+
+def _cell(value: Any) -> str:
+    import pandas as pd
+
+    return "" if pd.isna(value) else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _counts(each: Done) -> str:
+    return ", ".join(f"{count} {status}" for status, count in each.counts.items())

@@ -1,0 +1,254 @@
+"""From frames to raw rows: decode, find faces, crop, track, predict, all at the same time.
+
+One thread decodes ahead, a few find and crop faces (each with a finder of its own), the calling thread tracks and
+predicts. All queues are bounded. Every step sees one frame at a time in order, or is independent of the others, so the
+rows do not depend on threads, batch size or chunking.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from honne.analysis.parts import PART_FRAMES, After
+from honne.analysis.table import WHERE, Layout
+from honne.batch import Prediction
+from honne.errors import HonneError
+from honne.faces.face import Face
+from honne.faces.finders import finder as make_finder
+from honne.faces.media import Frame
+from honne.faces.quality import quality
+from honne.faces.track import Tracker
+from honne.models import Model
+
+MAX_FINDERS = 4
+DECODED_AHEAD = 4  # frames waiting for a finder; a 4K frame takes 25 MB
+
+
+@dataclass
+class Seen:
+    """What was found in one frame."""
+
+    source: str
+    frame: int
+    time: float
+    error: str | None = None
+    faces: list[Face] = field(default_factory=list)
+    crops: list[np.ndarray] = field(default_factory=list)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Analyst:
+    """Turns frames into rows with one model and one kind of face finder.
+
+    Args:
+        model: any model of images.
+        finder: name for `honne.faces.finders.finder`.
+        batch_size: faces collected before the model is asked.
+        layout: of the model's tables.
+
+    Use as a context manager: the finders hold native resources.
+    """
+
+    def __init__(self, model: Model, finder: str, batch_size: int, layout: Layout) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.layout = layout
+        self._finders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._threads = max(1, min(MAX_FINDERS, cores()))
+        for _ in range(self._threads):
+            self._finders.put(make_finder(finder))
+        self._pool = ThreadPoolExecutor(self._threads, "honne-faces")
+
+    def __enter__(self) -> Analyst:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def parts(
+        self,
+        frames: Iterable[tuple[str, Frame]],
+        start: After,
+        advance: Callable[[int], None] = lambda frame: None,
+    ) -> Iterator[tuple[pa.Table, After]]:
+        """Raw rows in parts of `PART_FRAMES` frames, each with where reading stands after it.
+
+        The last part has `ended` and may be empty.
+
+        Args:
+            frames: (source, frame) in order; a new source starts new tracks.
+            start: where reading stands; `frames` begin with `start.next_frame`.
+            advance: called with the number of every frame done.
+        """
+        tracker = Tracker.from_state(start.tracker) if start.tracker else Tracker()
+        position, next_frame, source = start.positions, start.next_frame, ""
+        rows = _Rows(self.model, self.layout)
+        with _torch_threads(max(1, cores() - self._threads)):
+            for seen in self._watch(frames):
+                if source not in ("", seen.source):
+                    tracker = Tracker()
+                source, next_frame = seen.source, seen.frame + 1
+                rows.add(position, seen, [] if seen.error else tracker.update(seen.faces, seen.time))
+                position += 1
+                advance(next_frame)
+                if len(rows.crops) >= self.batch_size:
+                    rows.predict()
+                if position % PART_FRAMES == 0:
+                    yield rows.take(), After(position, next_frame, tracker.state())
+            yield rows.take(), After(position, next_frame, tracker.state(), ended=True)
+
+    def _watch(self, frames: Iterable[tuple[str, Frame]]) -> Iterator[Seen]:
+        """Faces of every frame, found in parallel, given in order."""
+        waiting: deque[Future[Seen]] = deque()
+        ahead = _ahead(frames, DECODED_AHEAD)
+        try:
+            for source, frame in ahead:
+                waiting.append(self._pool.submit(self._see, source, frame))
+                if len(waiting) > self._threads + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            ahead.close()
+            for future in waiting:
+                future.cancel()
+
+    def _see(self, source: str, frame: Frame) -> Seen:
+        seen = Seen(source, frame.index, frame.time, frame.error)
+        if frame.image is None:
+            return seen
+        finder = self._finders.get()
+        try:
+            seen.faces = finder.find(frame.image)
+        except HonneError as error:
+            seen.error = error.what
+        finally:
+            self._finders.put(finder)
+        for face in seen.faces:
+            face.quality = quality(frame.image, face)
+            seen.crops.append(self.model.alignment.crop(frame.image, face))
+        return seen
+
+
+class _Rows:
+    """Rows being collected; faces wait for the model in `crops`."""
+
+    def __init__(self, model: Model, layout: Layout) -> None:
+        self.model = model
+        self.layout = layout
+        self.rows: list[tuple[Any, ...]] = []
+        self.signals: list[np.ndarray] = []
+        self.crops: list[np.ndarray] = []
+        self.where: list[int] = []
+
+    def add(self, position: int, seen: Seen, tracks: list[int]) -> None:
+        """One frame: a row for each face in the order of their tracks, or one row without a face."""
+        before = (position, seen.source, seen.frame, seen.time)
+        if not seen.faces:
+            status = "error" if seen.error else "no_face"
+            self.rows.append((*before, None, status, seen.error, *[None] * (len(WHERE) - 6)))
+        for number in np.argsort(tracks, kind="stable"):
+            face = seen.faces[number]
+            pose = [None] * 3 if face.pose is None else face.pose.tolist()
+            self.where.append(len(self.rows))
+            self.crops.append(seen.crops[number])
+            box = np.asarray(face.box).tolist()
+            self.rows.append((*before, tracks[number], "ok", None, *box, face.score, face.quality, *pose))
+
+    def predict(self) -> None:
+        """Ask the model about the waiting faces."""
+        if self.crops:
+            prediction = self.model.predict(np.stack(self.crops))
+            self.signals.append(signals(self.model, prediction, self.layout))
+            self.crops.clear()
+
+    def take(self) -> pa.Table:
+        """All rows so far, predicted; starts anew."""
+        self.predict()
+        values = np.full((len(self.rows), len(self.layout.signals)), np.nan, np.float32)
+        if self.where:
+            values[self.where] = np.concatenate(self.signals)
+        schema = self.layout.raw_schema
+        columns = list(zip(*self.rows, strict=True)) or [()] * (len(WHERE) + 1)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=False)]
+        arrays += [pa.array(column, pa.float32(), from_pandas=True) for column in values.T]
+        self.rows, self.signals, self.where = [], [], []
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def signals(model: Model, prediction: Prediction, layout: Layout) -> np.ndarray:
+    """(N, K) float32 figures in the order of `layout.signals`."""
+    parts = []
+    if prediction.expression is not None and layout.labels.expressions:
+        parts += [prediction.expression.double().softmax(1), model.uncertainty(prediction)[:, None]]
+    if prediction.valence_arousal is not None and layout.labels.valence_arousal:
+        parts.append(prediction.valence_arousal.clamp(-1, 1))
+    if prediction.action_units is not None and layout.labels.action_units:
+        parts.append(prediction.action_units.double().sigmoid())
+    return torch.cat([part.double() for part in parts], 1).float().numpy()
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    """The finders use the cores; torch gets what is left, and what it had before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _ahead(items: Iterable[Any], size: int) -> Generator[Any, None, None]:
+    """The same items, made in a thread of their own up to `size` ahead."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
+    stop = threading.Event()
+
+    def put(kind: str, item: Any) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                ready.put((kind, item), timeout=0.1)
+                break
+
+    def fill() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stop.is_set():
+                    break
+            put("end", None)
+        except BaseException as error:  # handed to the reader, whatever it is
+            put("error", error)
+        finally:
+            if isinstance(items, Generator):
+                items.close()  # here, where it ran: containers and cameras are let go at once
+
+    thread = threading.Thread(target=fill, name="honne-decode", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, item = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
