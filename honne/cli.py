@@ -18,6 +18,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import honne
@@ -59,7 +60,7 @@ COMMANDS = {
     "train": Command("honne.training", "train a recipe; running it again resumes"),
     "evaluate": Command("honne.evaluation:evaluate", "metrics of a model on a data set, with intervals", ("model",)),
     "compare": Command("honne.evaluation:compare", "paired bootstrap between two evaluations", ("a", "b")),
-    "analyze": Command("honne.analysis:analyze", "stills, folders, videos, camera -> one table", ("inputs",)),
+    "analyze": Command("honne.analysis:command", "stills, folders, videos, camera -> one table", ("inputs",)),
     "models": Command("honne.models:models_command", "installed models; how to cite one", ("name",)),
     "doctor": Command("honne.doctor:doctor", "what works on this machine, and what to do where it does not"),
 }
@@ -106,7 +107,7 @@ def _run(words: list[str], debug: bool) -> int:
         kind = "option" if name.startswith("-") else "command"
         raise WrongCall(f"there is no {kind} '{name}'.{_did_you_mean(name, COMMANDS)}", "`honne --help` lists them.")
     _log_to_stderr(debug)
-    parser, command = _parser_and_command(name)
+    parser, command = parser_and_command(name)
     status = command(_parse(parser, words[1:]))
     return status if isinstance(status, int) else DONE
 
@@ -133,12 +134,13 @@ def _overview() -> str:
     )
 
 
-def _parser_and_command(name: str) -> tuple[ArgumentParser, Callable[[Namespace], Any]]:
+def parser_and_command(name: str) -> tuple[ArgumentParser, Callable[[Namespace], Any]]:
+    """The parser of a command, and what runs it with the parsed arguments."""
     module_name, _, function_name = COMMANDS[name].target.partition(":")
     module = importlib.import_module(module_name)
     if not function_name:
         parser = module.parser()
-        parser.prog, parser.exit_on_error = f"honne {name}", False
+        parser.prog, parser.exit_on_error, parser.epilog = f"honne {name}", False, RESPONSIBLE_USE
         return parser, module.command
     function = getattr(module, function_name)
     parser = parser_of(function, f"honne {name}", COMMANDS[name].positionals)
@@ -166,8 +168,8 @@ def parser_of(function: Callable[..., Any], prog: str, positionals: Iterable[str
 
     documentation = docstring_parser.parse(inspect.getdoc(function) or "")
     texts = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documentation.params}
-    hints = typing.get_type_hints(function)
     parameters = inspect.signature(function).parameters
+    hints = _hints(function)
     parser = ArgumentParser(
         prog=prog,
         description=documentation.description,
@@ -193,6 +195,13 @@ def parser_of(function: Callable[..., Any], prog: str, positionals: Iterable[str
             _add_option(parser, parameter, hints[name], texts.get(name))
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     return parser
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the parameters; what is returned may be a type that only a type checker imports."""
+    function = inspect.unwrap(function)
+    annotations = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    return typing.get_type_hints(SimpleNamespace(__annotations__=annotations), function.__globals__)
 
 
 def _add_option(parser: ArgumentParser, parameter: inspect.Parameter, hint: Any, text: str | None) -> None:
@@ -249,9 +258,9 @@ def _sentence(error: BaseException) -> tuple[int, str]:
     """Exit status and what to say of an error that ended a command."""
     if isinstance(error, HonneError):
         return WRONG_CALL if isinstance(error, WrongCall) else FAILED, f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted; nothing half-written was kept. Run the same command again to go on."
     text = " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, text or "interrupted; nothing half-written was kept. Run the same command again to go on."
     where = getattr(error, "filename", None)
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
         hint = "Free some space, then run the same command again."
