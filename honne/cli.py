@@ -10,12 +10,14 @@ import difflib
 import errno
 import importlib
 import inspect
+import itertools
 import logging
 import os
 import re
 import sys
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -84,15 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except SystemExit:
         raise
-    except BrokenPipeError:  # the reader of our output (head, less) has left; say nothing at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output (head, less) has left
         return FAILED
     except BaseException as error:
         if debug:
             traceback.print_exc()
-        status, sentence = _sentence(error)
+        status, sentence = _sentence(error, words)
         sys.stderr.write(f"honne: {sentence}\n")
         return status
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # said above; Python would say it again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: list[str], debug: bool) -> int:
@@ -254,8 +260,8 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def _sentence(error: BaseException) -> tuple[int, str]:
-    """Exit status and what to say of an error that ended a command."""
+def _sentence(error: BaseException, words: Sequence[str] = ()) -> tuple[int, str]:
+    """Exit status and what to say of an error that ended the command with these words."""
     if isinstance(error, HonneError):
         return WRONG_CALL if isinstance(error, WrongCall) else FAILED, f"error: {error}"
     text = " ".join(str(error).split())
@@ -263,11 +269,9 @@ def _sentence(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, text or "interrupted; nothing half-written was kept. Run the same command again to go on."
     where = getattr(error, "filename", None)
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
-        hint = "Free some space, then run the same command again."
-        return (
-            FAILED,
-            f"error: disk full while writing {where or 'the output'}; nothing half-written was kept.\n       {hint}",
-        )
+        out = next((word for option, word in itertools.pairwise(words) if option == "--out"), "the output")
+        hint = "Nothing half-written was kept. Free some space, then run the same command again."
+        return FAILED, f"error: disk full while writing {where or out}.\n       {hint}"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("honne"):
         hint = "`honne doctor` says how to install what is missing."
         return FAILED, f"error: the Python package '{error.name}' is not installed.\n       {hint}"
@@ -289,3 +293,6 @@ def _log_to_stderr(debug: bool) -> None:
     shape = "%(levelname)s: %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format=shape, handlers=[_StderrHandler()])
     logging.getLogger("honne").setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:
+        for category in (DeprecationWarning, FutureWarning):  # speak to programmers, not to users
+            warnings.simplefilter("ignore", category)

@@ -496,3 +496,53 @@ def test_command_line(
 def test_settings_name_the_finders_file(tmp_path: Path) -> None:
     (tmp_path / "boxes.csv").write_text("x")
     assert len(Settings(finder=f"table:{tmp_path / 'boxes.csv'}").to_dict()["finder_sha256"]) == 64
+
+
+def saved(folder: Path) -> Path:
+    """A small untrained model in a folder of its own."""
+    from honne.networks import build
+
+    torch.manual_seed(0)
+    options = {"backbone": "face_resnet", "backbone_options": {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}}
+    alignment = Alignment("box", 48, 1.2).to_dict()
+    network = {"kind": "face", "options": options}
+    config = ModelConfig("small", "erm", network, LABELS, [0.5] * 3, [0.25] * 3, alignment)
+    return Model(config, build("face", options, LABELS)).save(folder, metrics={}, card="A test.")
+
+
+def test_real_face_with_mediapipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mediapipe")
+    data = pytest.importorskip("skimage.data")
+    monkeypatch.undo()
+    portrait = np.asarray(Image.fromarray(data.astronaut()[:320, 60:380]))
+    Image.fromarray(portrait).save(tmp_path / "astronaut.png")
+    video = film(tmp_path / "a.mp4", [portrait] * 6 + [np.zeros_like(portrait)] * 3)
+    rows = analysis.analyze([str(video), str(tmp_path / "astronaut.png")], model=str(saved(tmp_path / "model")))
+    assert rows["status"].tolist() == ["ok"] * 6 + ["no_face"] * 3 + ["ok"]
+    assert rows["face"].dropna().eq(0).all()
+    assert rows[["yaw", "pitch", "roll", "quality"]][:6].notna().all(axis=None)
+    first, still = rows.iloc[0], rows.iloc[-1]
+    assert abs(first["box_x"] - still["box_x"]) < 8  # the film is compressed, the still is not
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.undo()
+    (tmp_path / "stills").mkdir()
+    for number in range(5):
+        Image.fromarray(picture(number)).save(tmp_path / "stills" / f"{number}.png")
+    (tmp_path / "stills" / "bad.png").write_text("no picture")
+    named = [str(tmp_path / "stills"), str(film(tmp_path / "a.mp4", [picture(n) for n in range(12)]))]
+    options = {"model": str(saved(tmp_path / "model")), "finder": "cropped"}
+    analysis.analyze(named, out=tmp_path / "plain", **options)
+    try:
+        report = analysis.analyze(named, out=tmp_path / "ray", engine="ray", **options)
+    finally:
+        ray.shutdown()
+    assert [each.title for each in report.failed] == [str(tmp_path / "stills")]
+    for name in ("stills.parquet", "a.parquet"):
+        assert pd.read_parquet(tmp_path / "ray" / name).equals(pd.read_parquet(tmp_path / "plain" / name))
+    in_memory = Model(model().config, model().network)
+    with pytest.raises(WrongCall, match="model in a folder"):
+        analysis.analyze(named, model=in_memory, out=tmp_path / "other", engine="ray")

@@ -41,6 +41,7 @@ def cook(
         "spoilt": HonneError("eggs.csv, row 3: spoilt.", "Buy new ones."),
         "called wrongly": WrongCall("heat and vegan do not go together.", "Drop one."),
         "full": OSError(errno.ENOSPC, "No space left on device", "plates/soup.parquet"),
+        "brimful": OSError(errno.ENOSPC, "No space left on device"),
         "locked": PermissionError(errno.EACCES, "Permission denied", "/larder"),
         "stop": KeyboardInterrupt(),
         "bug": ZeroDivisionError("division\nby zero"),
@@ -111,6 +112,7 @@ def test_unknown_keys_of_a_configuration(tmp_path: Path, capsys: pytest.CaptureF
         ("spoilt", 1, "honne: error: eggs.csv, row 3: spoilt.\n       Buy new ones.\n"),
         ("called wrongly", 2, "honne: error: heat and vegan do not go together.\n       Drop one.\n"),
         ("full", 1, "disk full while writing plates/soup.parquet"),
+        ("brimful", 1, "disk full while writing pantry"),
         ("locked", 1, "honne: error: /larder: Permission denied.\n"),
         ("stop", 130, "honne: interrupted"),
         ("bug", 1, "honne: internal error: ZeroDivisionError: division by zero\n       Run again with --debug"),
@@ -118,7 +120,7 @@ def test_unknown_keys_of_a_configuration(tmp_path: Path, capsys: pytest.CaptureF
     ],
 )
 def test_failures_are_sentences(what: str, status: int, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["cook", what]) == status
+    assert cli.main(["cook", what, "--out", "pantry"]) == status
     shown = capsys.readouterr().err
     assert sentence in shown
     assert "Traceback" not in shown
@@ -162,6 +164,16 @@ def test_every_option_of_every_command_is_explained(command: str) -> None:
     parser, _ = cli.parser_and_command(command)
     unexplained = [action.dest for action in parser._actions if not action.help]
     assert not unexplained
+
+
+def test_every_packaged_recipe_is_understood() -> None:
+    from honne import recipe
+
+    assert {"default", "erm"} <= set(recipe.names())
+    for name in recipe.names():
+        read = recipe.read(name, ["data"], "run", {"trainer.epochs": 3})
+        assert read.trainer.epochs == 3
+        assert read.data.folders == ["data"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

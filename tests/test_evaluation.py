@@ -23,7 +23,8 @@ from honne import cli
 from honne.batch import Batch, Prediction
 from honne.data.manifest import DataSchema, ImageWriter, PreparedData, sha256, write_manifest
 from honne.errors import HonneError, WrongCall
-from honne.evaluation import compare, evaluate, evaluating, storing
+from honne.evaluation import compare, evaluate, evaluating, picture, storing
+from honne.evaluation.picture import draw
 from honne.labels import LabelSchema
 from honne.models import Model, ModelConfig
 
@@ -75,6 +76,12 @@ def labels() -> pd.DataFrame:
 
 
 Make = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test draws; the others need not wait for it."""
+    monkeypatch.setattr(picture, "draw", lambda path, result, scored: path.touch())
 
 
 @pytest.fixture
@@ -130,7 +137,7 @@ def test_figures_are_right_and_each_label_counts_where_it_is_known(data: Make, t
 
     found = {name: entry["value"] for name, entry in result["metrics"].items()}
     assert result["rows"] == 90
-    assert result["labelled"] == {"expression": 81, "votes": 81, "action_units": 87, "valence_arousal": 70}
+    assert result["labelled"] == {"expression": 81, "votes": 81, "action_units": 82, "valence_arousal": 69}
     assert (result["resampled"], result["clusters"]) == ("subject", 30)
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(truth, guess))
     assert found["macro_f1"] == pytest.approx(sk.f1_score(truth, guess, average="macro"))
@@ -145,7 +152,7 @@ def test_figures_are_right_and_each_label_counts_where_it_is_known(data: Make, t
     ]
     assert [line["f1"]["value"] for line in result["units"].values()] == pytest.approx(f1)
     assert found["au_f1"] == pytest.approx(np.mean(f1))
-    felt = rows["valence"].notna().to_numpy()
+    felt = rows["valence"].notna().to_numpy(copy=True)
     r = stats.pearsonr(rows["valence"][felt], outputs[felt, -2].tanh().numpy())[0]
     assert found["pearson_valence"] == pytest.approx(r, rel=1e-4)
     assert found["mtl_score"] == pytest.approx(found["ccc"] + found["macro_f1"] + found["au_f1"])
@@ -161,7 +168,18 @@ def test_figures_are_right_and_each_label_counts_where_it_is_known(data: Make, t
     assert list(table["subject"]) == list(rows["subject"])
     np.testing.assert_allclose(table[[f"p_{name}" for name in SCHEMA.expressions]], probabilities, atol=1e-6)
     assert table["uncertainty"].between(0, 1).all()
-    assert Image.open(tmp_path / "one.png").width > 1000
+    assert (tmp_path / "one.png").is_file()
+
+
+def test_the_picture_shows_every_task(data: Make, tmp_path: Path) -> None:
+    result = run(model(), data(), out=tmp_path / "one.json")
+    _, scored = storing.read_evaluation(tmp_path / "one.json")
+    draw(tmp_path / "drawn.png", result, scored)
+    drawn = np.asarray(Image.open(tmp_path / "drawn.png").convert("L"))
+    assert drawn.shape[1] > drawn.shape[0] > 1000
+    panels = [panel for line in np.array_split(drawn, 2) for panel in np.array_split(line, 3, axis=1)]
+    inked = [float((panel < 200).mean()) > 0.01 for panel in panels]
+    assert inked == [True] * 5 + [False]  # five on two lines of three
 
 
 def test_batches_and_seeds_change_nothing_they_should_not(data: Make) -> None:
@@ -213,9 +231,9 @@ def test_units_and_tasks_that_only_one_side_has(data: Make) -> None:
     result = run(oracle, root, units="common")
     assert list(result["units"]) == ["au12"]
     assert any("valence arousal (only the data have it)" in note for note in result["notes"])
+    plain = data("plain", labels().drop(columns=["au", "valence", "arousal"]), LabelSchema(SCHEMA.expressions))
     with pytest.raises(HonneError, match="model predicts valence arousal, the data are labelled with expressions"):
-        plain = labels().drop(columns=["au", "valence", "arousal"])
-        run(model(schema=LabelSchema((), (), True)), data("plain", plain, LabelSchema(SCHEMA.expressions)))
+        run(model(schema=LabelSchema((), (), True)), plain)
 
 
 def test_votes_alone_are_enough(data: Make) -> None:
@@ -255,9 +273,9 @@ def test_bad_input_is_one_sentence(data: Make, tmp_path: Path) -> None:
         run(model(), tmp_path / "nowhere")
     with pytest.raises(HonneError, match="no such model"):
         run(tmp_path / "nowhere", root)
+    blank = data("blank", labels().assign(expression=None, votes=None, au=None, valence=np.nan, arousal=np.nan))
     with pytest.raises(HonneError, match="no row of split 'test' is labelled"):
-        blank = labels().assign(expression=None, votes=None, au=None, valence=np.nan, arousal=np.nan)
-        run(model(), data("blank", blank))
+        run(model(), blank)
     with pytest.raises(WrongCall, match=r"does not end in \.json"):
         run(model(), root, out=tmp_path / "out.parquet")
     with pytest.raises(WrongCall, match="0 is not a number of bootstrap replicates"):
@@ -275,7 +293,7 @@ def test_a_full_disk_leaves_nothing_half_written(data: Make, tmp_path: Path, mon
     monkeypatch.setattr(storing.pq, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         run(model(), root, out=tmp_path / "out" / "one.json")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one.png"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_command_line(data: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

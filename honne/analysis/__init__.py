@@ -139,6 +139,9 @@ def _write(
 
     tasks = [Task(each, model, settings, out) for each in plan(paths)]
     done = {task.input.title: finished for task in tasks if (finished := task.finished())}
+    for task in tasks:
+        if task.input.title in done:
+            task.parts.remove()  # there only if a run was stopped while it tidied up
     open_tasks = [task for task in tasks if task.input.title not in done]
     if not overwrite:
         for task in open_tasks:

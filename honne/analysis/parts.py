@@ -106,7 +106,7 @@ class Parts:
     def read(self) -> Iterator[pa.Table]:
         """Rows of all parts, part by part."""
         for number in range(self.count()):
-            yield pq.read_table(self.path(number), memory_map=True).replace_schema_metadata(None)
+            yield pq.read_table(self.path(number)).replace_schema_metadata(None)
 
     def remove(self) -> None:
         """Throw everything away."""

@@ -69,11 +69,10 @@ class Analyst:
         self.model = model
         self.batch_size = batch_size
         self.layout = layout
-        self._finders: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads = max(1, min(MAX_FINDERS, cores()))
-        for _ in range(self._threads):
-            self._finders.put(make_finder(finder))
-        self._pool = ThreadPoolExecutor(self._threads, "honne-faces")
+        self._finders = [make_finder(finder) for _ in range(self._threads)]
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(self._threads, "honne-faces", self._take_finder)
 
     def __enter__(self) -> Analyst:
         return self
@@ -129,17 +128,18 @@ class Analyst:
             for future in waiting:
                 future.cancel()
 
+    def _take_finder(self) -> None:
+        """Every thread keeps one finder: native graphs must not change threads."""
+        self._own.finder = self._finders.pop()
+
     def _see(self, source: str, frame: Frame) -> Seen:
         seen = Seen(source, frame.index, frame.time, frame.error)
         if frame.image is None:
             return seen
-        finder = self._finders.get()
         try:
-            seen.faces = finder.find(frame.image)
+            seen.faces = self._own.finder.find(frame.image)
         except HonneError as error:
             seen.error = error.what
-        finally:
-            self._finders.put(finder)
         for face in seen.faces:
             face.quality = quality(frame.image, face)
             seen.crops.append(self.model.alignment.crop(frame.image, face))

@@ -29,6 +29,7 @@ LOSSLESS_SIDE = 64
 """px; crops up to this side are stored as PNG, larger ones as JPEG."""
 JPEG_QUALITY = 95
 CHUNK = 32
+NO_FACE = "no face found"
 EXIF_ORIENTATION = 0x0112
 ARCFACE_TEMPLATE = tuple(
     (x / 112, y / 112)
@@ -83,19 +84,24 @@ class Cropper:
         where = str(row.image) if isinstance(row.image, Path) else row.id
         try:
             data, image = _decoded(row.image)
-            if min(image.shape[:2]) < SMALLEST:
-                return Bad(where, "image too small", f"{image.shape[1]} x {image.shape[0]} px, less than {SMALLEST}")
-            if self.encoding == "auto" and data and _keeps_every_pixel(data, self.alignment):
-                return Stored(replace(row, image=b""), data, _fingerprint(image))
-            face = self._face(row, image)
-            if face is None:
-                return Bad(where, "no face found", f"by '{self.finder}'")
-            crop = self.alignment.crop(image, face)
+        except FileNotFoundError:
+            return Bad(where, "row without image", "the file is missing")
         except OSError as error:
-            reason = "row without image" if isinstance(error, FileNotFoundError) else "unreadable image"
-            return Bad(where, reason, error.strerror or str(error))
+            return Bad(where, "unreadable image", error.strerror or str(error))
         except HonneError as error:
             return Bad(where, "unreadable image", error.what)
+        if min(image.shape[:2]) < SMALLEST:
+            return Bad(where, "image too small", f"{image.shape[1]} x {image.shape[0]} px, less than {SMALLEST}")
+        if self.encoding == "auto" and data and _keeps_every_pixel(data, self.alignment):
+            row.image = b""
+            return Stored(row, data, _fingerprint(image))
+        face = self._face(row, image)  # without the package it needs, a finder ends the run
+        if face is None:
+            return Bad(where, NO_FACE, f"by '{self.finder}'")
+        try:
+            crop = self.alignment.crop(image, face)
+        except HonneError as error:
+            return Bad(where, "face that cannot be cropped", error.what)
         return Stored(self._moved(row, image, face), self._encoded(crop), _fingerprint(crop))
 
     def _face(self, row: Row, image: np.ndarray) -> Face | None:
@@ -155,7 +161,7 @@ def _decoded(image: Path | bytes | np.ndarray) -> tuple[bytes, np.ndarray]:
 
 
 def _keeps_every_pixel(data: bytes, alignment: Alignment) -> bool:
-    """Whether the encoded image is already what would be stored."""
+    """Whether the encoded image is already what would be stored. (Asking a PNG for EXIF decodes it once more.)"""
     with Image.open(io.BytesIO(data)) as header:
         return (
             alignment.kind == "none"
@@ -163,7 +169,7 @@ def _keeps_every_pixel(data: bytes, alignment: Alignment) -> bool:
             and header.format in ("PNG", "JPEG")
             and header.mode in (("L",) if alignment.grey else ("L", "RGB"))
             and "transparency" not in header.info
-            and header.getexif().get(EXIF_ORIENTATION, 1) == 1
+            and ((header.format == "PNG" and b"eXIf" not in data) or header.getexif().get(EXIF_ORIENTATION, 1) == 1)
         )
 
 

@@ -23,6 +23,56 @@ from honne.labels import LabelSchema
 
 Targets = Literal["label", "distribution", "sampled"]
 
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+class StoredImage:
+    """An image of a prepared data set; its header is read at once, its pixels when they are asked for.
+
+    A JPEG of at least twice the side that is needed is decoded at a half, a quarter or an eighth.
+
+    Args:
+        data: the data set.
+        row: number in its manifest.
+        needed: px that its shorter side must have.
+
+    Attributes:
+        shape: (H, W) for grey or (H, W, 3) for RGB.
+        shrunk: its side as decoded in sides of the stored image.
+
+    Raises:
+        HonneError: it cannot be read, here or in `pixels`.
+    """
+
+    def __init__(self, data: PreparedData, row: int, needed: int) -> None:
+        self.data, self.row = data, row
+        try:
+            self._image: Image.Image | None = Image.open(io.BytesIO(data.image_bytes(row)))
+        except _UNREADABLE as error:
+            raise self._unreadable(error) from None
+        image, width = self._image, self._image.width
+        if width >= 2 * needed:
+            image.draft(None, (needed, needed))
+        self.shrunk = image.width / width
+        self.shape = image.size[::-1] if image.mode == "L" else (*image.size[::-1], 3)
+
+    def pixels(self) -> np.ndarray:
+        """Of `shape`, uint8, not to be written to; only once, since nothing is kept."""
+        image, self._image = self._image, None
+        assert image is not None
+        try:
+            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        except _UNREADABLE as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> HonneError:
+        rows = self.data.rows
+        name = str(rows["id"].iat[self.row]) if "id" in rows else "?"
+        return HonneError(
+            f"{self.data.root}: manifest row {self.row} (id {name}): the image cannot be decoded: {error}.",
+            "Prepare the data set again; images that cannot be read are left out there.",
+        )
+
 
 class FaceData(Dataset[Batch]):
     """Rows of one or several prepared data sets as batches: images, feature sequences or both, whatever they have.
@@ -99,29 +149,15 @@ class FaceData(Dataset[Batch]):
         part = int(np.searchsorted(self.starts, row, side="right")) - 1
         return part, int(row - self.starts[part])
 
-    def image(self, row: int) -> tuple[np.ndarray, float]:
-        """(H, W) grey or (H, W, 3) RGB, uint8; and its side in sides of the stored image.
-
-        A JPEG much larger than needed is decoded at a half, a quarter or an eighth.
+    def image(self, row: int) -> StoredImage:
+        """A stored image, not decoded yet.
 
         Raises:
-            HonneError: it cannot be decoded.
+            HonneError: it cannot be read.
         """
         part, own = self.source(row)
-        data = self.data[part]
-        try:
-            image = Image.open(io.BytesIO(data.image_bytes(own)))
-            width = image.width
-            needed = self.size if self.augment is None else round(self.size / self.augment.crop[0] ** 0.5)
-            image.draft(None, (needed, needed))
-            pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-            return pixels, pixels.shape[1] / width
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            name = str(data.rows["id"].iat[own]) if "id" in data.rows else "?"
-            raise HonneError(
-                f"{data.root}: manifest row {own} (id {name}): the image cannot be decoded: {error}.",
-                "Prepare the data set again; images that cannot be read are left out there.",
-            ) from None
+        needed = self.size if self.augment is None else round(self.size / self.augment.crop[0] ** 0.5)
+        return StoredImage(self.data[part], own, needed)
 
     def __getitem__(self, row: int) -> Batch:
         """A batch of one row, as in epoch 0."""
@@ -142,15 +178,17 @@ class FaceData(Dataset[Batch]):
         return batch
 
     def _moved(self, draw: Draw) -> Transformed:
-        images, shrunk = zip(*(self.image(int(row)) for row in draw.rows), strict=True)
+        images = [self.image(row) for row in draw.rows.tolist()]
+        shrunk = np.array([image.shrunk for image in images])
         points = self.known.landmarks
         return transform(
-            images,
+            (image.pixels() for image in images),
             self.size,
             self.augment,
             self._chance(draw, "image") if self.augment else (),
-            None if points is None else points[draw.rows] * np.array(shrunk)[:, None, None],
+            None if points is None else points[draw.rows] * shrunk[:, None, None],
             None if self.heatmaps is None else self.heatmaps(draw.rows),
+            [image.shape for image in images],
         )
 
     def _sequences(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -6,7 +6,7 @@ Coordinates are continuous: an image covers [0, W] x [0, H], the centre of its f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,42 +41,49 @@ class Moves:
     size: int
 
 
-def move_images(images: Sequence[np.ndarray], moves: Moves, edge: Edge) -> np.ndarray:
+def move_images(images: Iterable[np.ndarray], moves: Moves, channels: int, edge: Edge) -> np.ndarray:
     """Moved images: copied or resized with antialiasing where they are not warped, else read once, bilinearly.
 
     Args:
-        images: B of (H, W) or (H, W, 3), uint8, of any sizes.
+        images: B of (H, W) or (H, W, 3), uint8, of any sizes. From an iterator only a few are held at a time.
         moves: of every image.
+        channels: C, 1 if all images are grey, else 3.
         edge: what lies outside an image: its border pixels, or black.
 
     Returns:
-        (B, C, size, size) uint8, C = 1 if all are grey, else 3.
+        (B, C, size, size) uint8.
     """
-    channels = 1 if all(image.ndim == 2 for image in images) else 3
-    moved = np.empty((len(images), channels, moves.size, moves.size), np.uint8)
-    for i in np.flatnonzero(~moves.warped):
-        left, top, width, height = moves.boxes[i].astype(int)
-        part = _planes(images[i])[:, top : top + height, left : left + width]
-        part = part if (height, width) == (moves.size, moves.size) else _resized(part, moves.size, moves.size)
-        moved[i] = part[:, :, :: -1 if moves.flipped[i] else 1]
-
+    moved = np.empty((len(moves.boxes), channels, moves.size, moves.size), np.uint8)
     # Four neighbours alias when an image shrinks much: then it is halved (or more) with antialiasing first.
     shrink = np.maximum(1, np.rint(moves.boxes[:, 2:].min(1) / moves.size / 1.25)).astype(int)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i in np.flatnonzero(moves.warped):
-        height, width = images[i].shape[:2]
-        groups.setdefault((height, width, max(1, height // shrink[i]), max(1, width // shrink[i])), []).append(i)
-    for (height, width, low, narrow), members in groups.items():
-        chunk = max(1, _PIXELS_AT_ONCE // max(moves.size**2, low * narrow))
-        for some in (members[start : start + chunk] for start in range(0, len(members), chunk)):
-            planes = [_planes(images[i]) for i in some]
-            if (low, narrow) != (height, width):
-                planes = [_resized(part, low, narrow) for part in planes]
-            stacked = np.stack([np.broadcast_to(part, (channels, low, narrow)) for part in planes])
-            matrices = scaled(moves.matrices[some], np.array([narrow / width, low / height]), np.ones(2))
-            result = warp(torch.from_numpy(stacked).float(), matrices, (moves.size, moves.size), edge)
-            moved[some] = result.add_(0.5).to(torch.uint8).numpy()
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
+    for i, image in enumerate(images):
+        planes = _planes(image)
+        height, width = planes.shape[1:]
+        if not moves.warped[i]:
+            left, top, across, down = moves.boxes[i].astype(int)
+            part = planes[:, top : top + down, left : left + across]
+            part = part if (down, across) == (moves.size, moves.size) else _resized(part, moves.size, moves.size)
+            moved[i] = part[:, :, :: -1 if moves.flipped[i] else 1]
+            continue
+        if shrink[i] > 1:
+            planes = _resized(planes, max(1, height // shrink[i]), max(1, width // shrink[i]))
+        group = waiting.setdefault(planes.shape[1:], [])
+        group.append((i, planes, np.array([planes.shape[2] / width, planes.shape[1] / height])))
+        if len(group) * max(moves.size**2, planes[0].size) >= _PIXELS_AT_ONCE:
+            _warp_group(waiting.pop(planes.shape[1:]), moves, moved, edge)
+    for group in waiting.values():
+        _warp_group(group, moves, moved, edge)
     return moved
+
+
+def _warp_group(group: list[tuple[int, np.ndarray, np.ndarray]], moves: Moves, moved: np.ndarray, edge: Edge) -> None:
+    """Warp images of one size (number, planes, sides in sides of the image as given) into `moved`."""
+    chosen = [i for i, _, _ in group]
+    shape = (moved.shape[1], *group[0][1].shape[1:])
+    stacked = torch.from_numpy(np.stack([np.broadcast_to(planes, shape) for _, planes, _ in group])).float()
+    matrices = scaled(moves.matrices[chosen], np.stack([share for _, _, share in group]), np.ones(2))
+    moved[chosen] = warp(stacked, matrices, (moves.size, moves.size), edge).numpy() + 0.5
 
 
 def _planes(image: np.ndarray) -> np.ndarray:
@@ -113,10 +120,10 @@ def warp(images: Tensor, matrices: np.ndarray, size: tuple[int, int], edge: Edge
     inverse, offset = inverse * 2 / sides[:, None], offset * 2 / sides - 1  # grid_sample counts from -1 to 1
     steps, offsets = torch.from_numpy(inverse).float(), torch.from_numpy(offset).float()
     across, down = (torch.arange(side, dtype=torch.float32) + 0.5 for side in (size[1], size[0]))
-    grid = torch.empty(len(images), *size, 2)
-    for axis in range(2):
-        along = (steps[:, axis, 1, None] * down + offsets[:, axis, None])[:, :, None]
-        torch.add(along, (steps[:, axis, 0, None] * across)[:, None], out=grid[..., axis])
+    # x and y as one complex number: one addition fills the grid of coordinates.
+    along = torch.view_as_complex((steps[:, None, :, 1] * down[:, None] + offsets[:, None]).contiguous())
+    row = torch.view_as_complex((steps[:, None, :, 0] * across[:, None]).contiguous())
+    grid = torch.view_as_real(along[:, :, None] + row[:, None])
     padding = "border" if edge == "replicate" else "zeros"
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 

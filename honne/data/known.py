@@ -17,6 +17,7 @@ class Known:
     """What is known of N rows, NaN or `NOT_LABELLED` where not; `None` if of no row.
 
     Attributes:
+        count: N.
         expression: (N,) class index.
         distribution: (N, C) target distributions.
         action_units: (N, A).
@@ -27,6 +28,7 @@ class Known:
         domains: names of the strata.
     """
 
+    count: int
     expression: np.ndarray | None
     distribution: np.ndarray | None
     action_units: np.ndarray | None
@@ -37,14 +39,12 @@ class Known:
     domains: tuple[str, ...] = ()
 
     def usable(self) -> np.ndarray:
-        """(N,) whether a row has any label; a single False if no row can have one."""
-        some = [np.array([False])]
-        if self.expression is not None:
-            some.append(self.expression != NOT_LABELLED)
+        """(N,) whether a row has any label."""
+        some = np.zeros(self.count, bool) if self.expression is None else self.expression != NOT_LABELLED
         for values in (self.distribution, self.action_units, self.au_intensity, self.valence_arousal):
             if values is not None:
-                some.append(~np.isnan(values).all(1))
-        return np.logical_or.reduce(np.broadcast_arrays(*some))
+                some = some | ~np.isnan(values).all(1)
+        return some
 
 
 def known(data: Sequence[PreparedData], distributions: bool = False) -> Known:
@@ -61,6 +61,7 @@ def known(data: Sequence[PreparedData], distributions: bool = False) -> Known:
     domains = tuple(sorted({str(name) for names in found for name in names}))
     valence, arousal, points = (_column(data, name) for name in ("valence", "arousal", "landmarks"))
     return Known(
+        count=sum(map(len, data)),
         expression=_codes(data, "expression", data[0].schema.labels.expressions),
         distribution=_join(data, [_distribution(part) for part in data]) if distributions else None,
         action_units=_column(data, "au"),

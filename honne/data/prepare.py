@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 
 from honne import __version__, console
 from honne.data import leaks, readers
-from honne.data.cropping import ARCFACE_TEMPLATE, SMALLEST, Cropper, Encoding, Stored, cropped
+from honne.data.cropping import ARCFACE_TEMPLATE, NO_FACE, SMALLEST, Cropper, Encoding, Stored, cropped
 from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
 from honne.data.readers import Bad, ReaderInfo, Row
 from honne.data.splits import assign_splits
@@ -79,7 +80,7 @@ def prepare(
             Default: columns of these names.
         subject_pattern: folder: regular expression with one group that finds the subject in the path below ROOT, as
             '(S[0-9]+)_'. Default: no subjects.
-        align: crop: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
+        align: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
             mouth to fixed places, upright does so without rotation. Default: what suits the data set.
         size: side of the stored crop in px. Default: what suits the data set.
         margin: for align=box: side of the crop over the longer side of the box. Default: 1.2.
@@ -125,12 +126,15 @@ def prepare(
     cropping = _alignment(module.alignment(root, **_taken_by(module.alignment, options)), align, size, margin)
     with _building(out, overwrite) as folder, Problems(folder / "problems.csv", skip_bad) as problems:
         labels = module.schema(root, **_taken_by(module.schema, options))
-        entries = cropped(_limited(module.read(root, **options), limit), Cropper(cropping, finder, encoding), workers)
+        found = _without_own_split(_limited(module.read(root, **options), limit), valid_share, test_share)
+        entries = cropped(found, Cropper(cropping, finder, encoding), workers)
         rows = store(_watched(entries), folder, problems)
         if not len(rows):
             reasons = "; ".join(f"{reason} ({count})" for (_, reason), count in problems.counts.most_common(3))
-            raise HonneError(f"{root}: no usable rows. {reasons}", "Check ROOT and the options.")
+            raise HonneError(f"{root}: no usable rows: {reasons or 'nothing there'}.", _advice(problems))
         notes = _split(rows, valid_share, test_share, seed)
+        if problems.counts["image", NO_FACE]:
+            notes.append(_advice(problems))
         rows = _without_leaks(rows, copies, subjects, problems, notes)
         schema = DataSchema(
             name=f"{reader} ({root.name})",
@@ -185,11 +189,10 @@ def _alignment(default: Alignment, align: Align, size: int | None, margin: float
 @contextmanager
 def _building(out: Path, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside `out` that takes its place only when the block ends without an error."""
+    aside, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("part", "old"))
+    _tidy(out, aside, old)
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise HonneError(f"{out}: already exists.", "Name another folder, or pass --overwrite to replace it.")
-    aside, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("part", "old"))
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
         yield aside
@@ -197,8 +200,15 @@ def _building(out: Path, overwrite: bool) -> Iterator[Path]:
             out.replace(old)
         aside.replace(out)
     finally:
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _tidy(out, aside, old)
+
+
+def _tidy(out: Path, aside: Path, old: Path) -> None:
+    """Remove what a stopped run left, and put back what it had only moved away."""
+    if old.exists() and not out.exists():
+        old.replace(out)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _limited(rows: Iterable[Row | Bad], limit: int | None) -> Iterator[Row | Bad]:
@@ -219,11 +229,21 @@ def _watched(entries: Iterable[Stored | Bad]) -> Iterator[Stored | Bad]:
             progress.advance(task)
 
 
-def _split(rows: pd.DataFrame, valid: float | None, test: float | None, seed: int) -> list[str]:
-    """Fill the column `split` where the layout has none; what was done, in words."""
+def _without_own_split(rows: Iterable[Row | Bad], valid: float | None, test: float | None) -> Iterator[Row | Bad]:
+    """The rows; refuses shares for splits that the layout has itself, at the first row that shows it."""
     for name, share in (("valid", valid), ("test", test)):
         if share is not None and not 0 <= share < 1:
             raise WrongCall(f"--{name}-share {share:g} is not a share of 0..1.")
+    for row in rows:
+        if isinstance(row, Row) and row.split and test is not None:
+            raise WrongCall("--test-share is for layouts without a split; this one has its own.")
+        if isinstance(row, Row) and row.split == "valid" and valid is not None:
+            raise WrongCall("--valid-share is for layouts without a validation part; this one has its own.")
+        yield row
+
+
+def _split(rows: pd.DataFrame, valid: float | None, test: float | None, seed: int) -> list[str]:
+    """Fill the column `split` where the layout has none; what was done, in words."""
     if "split" not in rows:
         valid, test = VALID_SHARE if valid is None else valid, TEST_SHARE if test is None else test
         rows["split"] = assign_splits(rows, valid, test, seed)
@@ -232,11 +252,7 @@ def _split(rows: pd.DataFrame, valid: float | None, test: float | None, seed: in
     if missing := int(rows["split"].isna().sum()):
         where = rows.loc[rows["split"].isna(), "id"].iloc[0]
         raise HonneError(f"{missing} rows have no split while others have one (first: {where}).", "Fill the column.")
-    if test is not None:
-        raise WrongCall("--test-share is for layouts without a split; this one has its own.")
     if valid is not None:
-        if (rows["split"] == "valid").any():
-            raise WrongCall("--valid-share is for layouts without a validation part; this one has its own.")
         train = rows["split"] == "train"
         rows.loc[train, "split"] = assign_splits(rows[train], valid, 0.0, seed)
         return [f"Validation split drawn from the training rows: {valid:g}, seed {seed}."]
@@ -282,6 +298,12 @@ def _without_leaks(
     return rows
 
 
+def _advice(problems: Problems) -> str:
+    if problems.counts["image", NO_FACE]:
+        return "Are the pictures face crops already? Then pass --align none."
+    return "Check ROOT and the options."
+
+
 def _source(root: Path, info: ReaderInfo) -> dict[str, str]:
     """Name of the root, and sha256 of the files with labels."""
     if root.is_file():
@@ -294,9 +316,9 @@ def _say(out: Path, rows: pd.DataFrame, labels: LabelSchema, problems: Problems,
     counts = [int((rows["split"] == split).sum()) for split in SPLITS]
     lines = class_counts(rows, labels.expressions)
     lines.append(["all rows", *counts, len(rows)])
-    console.say(console.table(f"{out}", ["", *SPLITS, "all"], lines))
+    console.say(console.table(escape(str(out)), ["", *SPLITS, "all"], lines))
     for note in notes:
-        console.say(note)
+        console.say(escape(note))
     if problems.counts:
         left = ((count, reason, MEANING[kind]) for (kind, reason), count in problems.counts.most_common())
         console.say(console.table("left out (one by one in problems.csv)", ["rows", "reason", "kind"], left))

@@ -148,7 +148,7 @@ class OnceBatches(Sampler[Draw]):
 
     Args:
         rows: (N,) row numbers, N at least `world`.
-        batch_size: most rows per batch and process.
+        batch_size: rows per batch and process; several processes may take a few less, or one more.
         rank: of this process.
         world: number of processes.
     """
@@ -157,11 +157,11 @@ class OnceBatches(Sampler[Draw]):
         mine = np.arange(rank, len(rows), world)
         if len(rows) < world:
             raise HonneError(f"{len(rows)} rows are too few for {world} processes.", "Use fewer processes.")
-        batches = -(-len(rows) // (batch_size * world))
-        whole = world == 1
-        self.parts = (
-            np.split(mine, range(batch_size, len(mine), batch_size)) if whole else np.array_split(mine, batches)
-        )
+        if world == 1:
+            self.parts = np.split(mine, range(batch_size, len(mine), batch_size))
+        else:
+            batches = min(-(-len(rows) // (batch_size * world)), len(rows) // world)  # none may be empty
+            self.parts = np.array_split(mine, batches)
         self.rows = rows
 
     def __len__(self) -> int:

@@ -46,10 +46,8 @@ class Problems:
             HonneError: its label is wrong and such rows are not skipped.
         """
         if bad.kind == "label" and not self.skip_bad:
-            detail = f" ({bad.detail.rstrip('.')})" if bad.detail else ""
-            raise HonneError(
-                f"{bad.where}: {bad.reason}{detail}.", "Mend it, or pass --skip-bad to leave such rows out."
-            )
+            sentence = (bad.detail or bad.reason).rstrip(".")
+            raise HonneError(f"{bad.where}: {sentence}.", "Mend it, or pass --skip-bad to leave such rows out.")
         self.counts[bad.kind, bad.reason] += 1
         self._writer.writerow([bad.kind, bad.reason, bad.where, bad.detail])
 

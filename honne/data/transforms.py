@@ -8,7 +8,7 @@ Landmarks are in continuous coordinates: an image covers [0, W] x [0, H], the ce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -124,12 +124,13 @@ class Transformed:
 
 
 def transform(
-    images: Sequence[np.ndarray],
+    images: Iterable[np.ndarray],
     size: int,
     augment: Augment | None = None,
     generators: Sequence[np.random.Generator] = (),
     landmarks: np.ndarray | None = None,
     heatmaps: np.ndarray | None = None,
+    shapes: Sequence[tuple[int, ...]] | None = None,
 ) -> Transformed:
     """Bring images to one size and change them at random, their landmarks and heat maps with them.
 
@@ -143,13 +144,18 @@ def transform(
         generators: one per image; not needed without `augment`.
         landmarks: (B, 68, 2) px, NaN where unknown.
         heatmaps: (B, K, h, w) in [0, 1] over the whole image; a map that is not finite everywhere stays as it is.
+        shapes: of the images. With them `images` may be an iterator, and is read one by one: what was just decoded
+            is still in the processor's cache when it is cropped.
     """
+    if shapes is None:
+        images = list(images)
+        shapes = [image.shape for image in images]
     options = augment or Augment.none()
-    draws = [generator.random(len(_CHANCES)) for generator in generators] or [np.ones(len(_CHANCES))] * len(images)
+    draws = [generator.random(len(_CHANCES)) for generator in generators] or [np.ones(len(_CHANCES))] * len(shapes)
     chance = dict(zip(_CHANCES, np.array(draws).T, strict=True))
-    sides = np.array([image.shape[:2] for image in images], np.float64)
+    sides = np.array([shape[:2] for shape in shapes], np.float64)
     moves = _moves(options, chance, sides, size)
-    moved = move_images(images, moves, options.edge)
+    moved = move_images(images, moves, 1 if all(len(shape) == 2 for shape in shapes) else 3, options.edge)
     if augment:
         _recolour(moved, chance, options, generators)
     return Transformed(

@@ -69,6 +69,8 @@ def compare(
         "a": first["model"],
         "b": second["model"],
         **{key: first[key] for key in ("data", "split", "rows", "resampled", "clusters")},
+        **{key: first[key] or second[key] for key in ("in_sample", "selected_on")},
+        "notes": list(dict.fromkeys(first["notes"] + second["notes"])),
         "seed": seed,
         "replicates": replicates,
         "metrics": {

@@ -117,8 +117,8 @@ def evaluate(
     if path:
         from honne.evaluation.picture import draw  # matplotlib only where a picture is wanted
 
-        draw(path.with_suffix(".png"), result, scored)
         write_evaluation(path, result, scored)
+        draw(path.with_suffix(".png"), result, scored)
     if show:
         for part in evaluation_tables(result):
             say(part)

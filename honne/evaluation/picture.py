@@ -126,7 +126,7 @@ def _reliability(place: SubFigure, result: dict[str, Any]) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(color="#e4e9ee", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
     histogram = _axes(place, "", left=0.13, bottom=0.13, width=0.82, height=0.19)
     edges = [line["low"] for line in result["calibration"]] + [1.0]
     histogram.stairs([line["rows"] for line in result["calibration"]], edges, fill=True, color=ACCENT, alpha=0.75)

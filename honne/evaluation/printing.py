@@ -28,12 +28,12 @@ def shown(entry: dict[str, float | None], digits: int = 3) -> str:
 
 
 def warnings_of(result: dict[str, Any]) -> list[str]:
-    """What a reader of an evaluation must not overlook."""
+    """What a reader of an evaluation, or of a comparison, must not overlook."""
     found = []
     if result["in_sample"]:
-        found.append("IN SAMPLE: the model was trained on these rows; the figures say nothing about new faces.")
+        found.append("IN SAMPLE: these rows were trained on; the figures say nothing about new faces.")
     if result["selected_on"]:
-        found.append("The model was selected and calibrated on these rows; expect somewhat less on new faces.")
+        found.append("These rows served selection and calibration; expect somewhat less on new faces.")
     if result["resampled"] != "row" and result["clusters"] < FEW_CLUSTERS:
         found.append(f"Only {resampled(result)}: the intervals are too narrow.")
     return found + result["notes"]
@@ -49,7 +49,7 @@ def evaluation_tables(result: dict[str, Any]) -> list[str | Table]:
     title = f"{result['model']['name']} on {result['data']['name']}, {result['split']}: {result['rows']:,} rows"
     figures = ((name_of(name), shown(entry)) for name, entry in result["metrics"].items())
     overall = _plain(title, ("measure", f"value [95 % over {resampled(result)}]"), figures)
-    parts: list[str | Table] = [*(f"[bold yellow]{escape(text)}[/]" for text in warnings_of(result)), overall]
+    parts: list[str | Table] = [*_warnings(result), overall]
     if "classes" in result:
         columns = ("rows", "precision", "recall", "f1")
         parts.append(_by("class", columns, result["classes"]))
@@ -76,13 +76,17 @@ def comparison_tables(result: dict[str, Any]) -> list[str | Table]:
         )
         for name, line in result["metrics"].items()
     )
-    parts: list[str | Table] = [_plain(title, columns, rows)]
+    parts: list[str | Table] = [*_warnings(result), _plain(title, columns, rows)]
     if test := result.get("mcnemar"):
         parts.append(
             f"McNemar's exact test of accuracy: right only in A {test['a_only']:,}, only in B {test['b_only']:,},"
             f" p = {test['p']:.3g} (takes rows as independent)"
         )
     return parts
+
+
+def _warnings(result: dict[str, Any]) -> list[str]:
+    return [f"[bold yellow]{escape(text)}[/]" for text in warnings_of(result)]
 
 
 def _by(kind: str, columns: tuple[str, ...], lines: dict[str, dict[str, Any]]) -> Table:

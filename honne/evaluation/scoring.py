@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from honne import metrics
@@ -156,7 +157,11 @@ class Estimates:
 
 
 def estimate(rows: Scored, replicates: int, seed: int) -> Estimates:
-    """Figures with 95 % percentile bootstrap intervals, clusters resampled."""
+    """Figures with 95 % percentile bootstrap intervals, clusters resampled.
+
+    Resampling makes errors that cannot be negative (ECE) larger than they are, so an interval is stretched to its value
+    where need be.
+    """
     values = figures(rows)
     draws = bootstrap(lambda weight: figures(rows, weight), rows.clusters, replicates, seed)
     overall: dict[str, Estimate] = {}
@@ -173,7 +178,8 @@ def estimate(rows: Scored, replicates: int, seed: int) -> Estimates:
 
 def _estimates(value: Tensor, draws: Tensor) -> list[Estimate]:
     low, high = interval(draws)
-    columns = (values.reshape(-1).tolist() for values in (value, low, high))
+    ends = (value, torch.minimum(low, value), torch.maximum(high, value))
+    columns = (values.reshape(-1).tolist() for values in ends)
     return [Estimate(*entry) for entry in zip(*columns, strict=True)]
 
 

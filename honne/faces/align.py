@@ -15,11 +15,11 @@ from honne.faces.geometry import inverted, similarity_matrix, transform_points, 
 LARGEST = 10
 """A crop is at most this many times as wide as its image; more is a wrong box, not a face."""
 
-FER2013_TEMPLATE = ((0.304, 0.378), (0.696, 0.378), (0.5, 0.629), (0.344, 0.787), (0.656, 0.787))
+FER2013_TEMPLATE = ((0.305, 0.377), (0.695, 0.377), (0.5, 0.626), (0.348, 0.784), (0.652, 0.784))
 """Where FER2013 pictures have the five points; `Alignment("upright", template=FER2013_TEMPLATE)` frames alike.
 
 Measured on 2,000 training pictures drawn at random: enlarged four times, set on black, points by the default finder
-(1,856 found). Medians over the pictures and their mirror images (scatter: 0.07 to 0.11 of the side), then scaled by
+(1,921 found). Medians over the pictures and their mirror images (scatter: 0.07 to 0.11 of the side), then scaled by
 1.045, so that bringing the pictures themselves to the template with `upright` keeps their size in the median."""
 
 

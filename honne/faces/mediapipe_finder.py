@@ -1,4 +1,4 @@
-"""The default finder: MediaPipe's short-range detector over a pyramid of windows, then its attention mesh."""
+"""The default finder: MediaPipe's two detectors over a pyramid of windows, then its attention mesh."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from honne.errors import HonneError
 from honne.faces.face import Face
 from honne.faces.mesh import face_from_mesh
 
-WINDOW = 256
-"""px; what the detector gets to see is never larger, since it works at 128 px and does not shrink carefully."""
-SMALLEST_WINDOW = 200
-"""px; faces of about a sixth of a window are found, so smaller windows would only bring faces of under 30 px."""
+NEAR_REACH, FAR_REACH = 7, 9
+"""The detectors find faces of at least this part of their window's side (0.93 and 0.92 of those on photographs)."""
+SMALLEST_FACE = 20
+"""px; smaller faces are not searched for."""
+LONE_WINDOW = 640
+"""px; as long as no face was found, windows get no smaller than this, or than 0.36 of the image if that is less."""
+CERTAIN = 0.7
+"""Detector confidence of a first look from which a face tells what sizes to expect."""
 SURE = 0.75
-"""Detector confidence in the centred look from which a face needs no third, mirrored look."""
+"""Detector confidence of a second look from which a face needs no third, mirrored one."""
 FIT = 0.8
 """Largest distance between the key points of the first and the second look, in eye distances."""
 
@@ -39,7 +43,7 @@ node {
   output_stream: "LANDMARKS:landmarks"
 }
 """
-_DETECTOR_GRAPH = "mediapipe/modules/face_detection/face_detection_short_range_cpu.binarypb"
+_DETECTOR_GRAPH = "mediapipe/modules/face_detection/face_detection_{}_range_cpu.binarypb"
 
 _stderr = threading.RLock()
 
@@ -58,14 +62,15 @@ class Detection:
 
 @dataclass
 class MediaPipeFinder:
-    """Finds faces of 30 px and more; each image by itself, so that chunks and order cannot change results.
+    """Finds faces; each image by itself, so that chunks and order cannot change results.
 
-    First look: the whole image in one window, then windows of half the side and so on, as long as no face was found
-    or those found are small for their window (a group). Second look: each candidate centred in its own window, which
-    gives its score and where the mesh starts. Unsure ones get a third look, mirrored: letters and clouds that resemble
-    a face seldom do so both ways. Last, the mesh itself can deny that there is a face.
+    First look: the short-range detector on the whole image; then windows of 0.6 of the side and so on, as long as no
+    face was found (here with the slower full-range detector) or some found are small for their window (a group).
+    Second look: the short-range detector on each candidate, centred, which gives its score and where the mesh starts.
+    Unsure ones get a third look, mirrored: letters and clouds that resemble a face seldom do so both ways. Last, the
+    mesh can deny the face.
 
-    Any number of threads may call `find` at once: each gets its own graphs (about 60 ms, once per thread).
+    Any number of threads may call `find` at once: each gets its own graphs (about 0.1 s, once per thread).
 
     Args:
         max_faces: keep this many, largest first.
@@ -113,20 +118,31 @@ def without_doubles(found: list[Any], most: float) -> list[Any]:
 
 def _candidates(graphs: _Graphs, image: np.ndarray) -> list[Detection]:
     height, width = image.shape[:2]
-    found: list[Detection] = []
-    longest = previous = max(height, width)
-    for side in _window_sides(height, width):
-        if side < longest / 4.5 and not found:
+    side = max(height, width)
+    lone = max(min(LONE_WINDOW, int(0.36 * side)), SMALLEST_FACE)
+    group = max(NEAR_REACH * SMALLEST_FACE, side // 32)
+    found, reach = graphs.near(image), side / NEAR_REACH
+    # Where the smallest face found is larger than the smallest that this level shows, none was missed. A doubtful one
+    # does not count: a group looks to the detector like one large, doubtful face.
+    while not (certain := [one.box[2] for one in found if one.score > CERTAIN]) or min(certain) < reach:
+        side = int(0.6 * side)
+        if side < (group if certain else lone):
             break
-        # A window shows faces down to a sixth of its side: where the smallest found is larger, none was missed.
-        if found and min(one.box[2] for one in found) > previous / 4.5:
-            break
-        previous = side
+        detect, reach = (graphs.near, side / NEAR_REACH) if certain else (graphs.far, side / FAR_REACH)
         for x, y in _window_corners(height, width, side):
-            part = image[y : y + side, x : x + side]
-            found += [_moved(one, x, y) for one in graphs.detect(part)]
+            found += [_moved(one, x, y) for one in detect(image[y : y + side, x : x + side])]
         found = without_doubles(found, 0.3)
     return found or _zoomed_out(graphs, image)
+
+
+def _window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, int]]:
+    """Corners of windows that overlap by at least 0.3 of their side: faces too large for that show a level earlier."""
+
+    def starts(extent: int) -> list[int]:
+        rest = max(extent - side, 0)
+        return np.linspace(0, rest, int(np.ceil(rest / (0.7 * side))) + 1).astype(int).tolist()
+
+    return ((x, y) for y in starts(height) for x in starts(width))
 
 
 def _zoomed_out(graphs: _Graphs, image: np.ndarray) -> list[Detection]:
@@ -134,28 +150,7 @@ def _zoomed_out(graphs: _Graphs, image: np.ndarray) -> list[Detection]:
     height, width = image.shape[:2]
     margin = max(height, width) // 4
     ground = _part(image, -margin, -margin, width + 2 * margin, height + 2 * margin)
-    return [_moved(one, -margin, -margin) for one in graphs.detect(ground)]
-
-
-def _window_sides(height: int, width: int) -> list[int]:
-    """Sides of the windows, largest (the whole image) first: each level finds faces of a sixth to all of its window."""
-    longest, shortest = max(height, width), min(height, width)
-    sides = [longest]
-    side = shortest if longest > 1.4 * shortest else longest // 2
-    while side >= max(SMALLEST_WINDOW, longest // 32):
-        sides.append(side)
-        side //= 2
-    return sides
-
-
-def _window_corners(height: int, width: int, side: int) -> Iterator[tuple[int, int]]:
-    """Corners of windows that overlap by at least 0.4 of their side, so that each face is whole in one of them."""
-
-    def starts(extent: int) -> list[int]:
-        rest = max(extent - side, 0)
-        return np.linspace(0, rest, int(np.ceil(rest / (0.6 * side))) + 1).astype(int).tolist()
-
-    return ((x, y) for y in starts(height) for x in starts(width))
+    return [_moved(one, -margin, -margin) for one in graphs.near(ground)]
 
 
 def _second_look(graphs: _Graphs, image: np.ndarray, first: Detection) -> Detection | None:
@@ -178,7 +173,7 @@ def _centred_look(graphs: _Graphs, image: np.ndarray, first: Detection, mirrored
     centre, half = first.box[:2] + first.box[2:] / 2, int(np.ceil(first.box[2:].max()))
     x, y = np.floor(centre).astype(int) - half
     part = _part(image, x, y, 2 * half, 2 * half)
-    looks = graphs.detect(part[:, ::-1] if mirrored else part)
+    looks = graphs.near(part[:, ::-1] if mirrored else part)
     if mirrored:
         for look in looks:
             look.box[0] = 2 * half - look.box[0] - look.box[2]
@@ -208,29 +203,38 @@ class _Graphs:
     """Detector and mesh of one thread."""
 
     def __init__(self) -> None:
-        mp = _mediapipe()
+        mp = mediapipe_package()
         from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 
         self._mp, self._rectangle = mp, NormalizedRect
         root = Path(mp.__file__).parents[1]
-        blank = np.zeros((WINDOW, WINDOW, 3), np.uint8)
+        blank = np.zeros((256, 256, 3), np.uint8)
         # The graphs report what they are made of to the process's standard error, past Python, until their first run.
         with _silenced():
             mp.resource_util.set_resource_dir(str(root))
             attention = {"with_attention": mp.packet_creator.create_bool(True)}
-            self._detector = _Graph(mp, "detections", {}, binary_graph_path=str(root / _DETECTOR_GRAPH))
+            near, far = (str(root / _DETECTOR_GRAPH.format(name)) for name in ("short", "full"))
+            self._near = _Graph(mp, "detections", {}, binary_graph_path=near)
+            self._far = _Graph(mp, "detections", {}, binary_graph_path=far)
             self._mesh = _Graph(mp, "landmarks", attention, graph_config=_MESH_GRAPH)
-            self.detect(blank)
+            self.near(blank), self.far(blank)
             self.mesh(blank, Detection(1.0, np.array([80, 80, 96, 96.0]), np.array([[110, 110], [146, 110.0]])))
 
-    def detect(self, image: np.ndarray) -> list[Detection]:
-        """Faces between a sixth and the whole of the image's longer side; px of this image."""
-        small = _shrunk(image, WINDOW)
-        packet = self._detector.run(image=self._packet(small))
+    def near(self, image: np.ndarray) -> list[Detection]:
+        """Faces of a sixth to the whole of the image's longer side, precisely; px of this image; 2 ms."""
+        return self._detect(self._near, image, 256)
+
+    def far(self, image: np.ndarray) -> list[Detection]:
+        """Faces of a ninth to half of the image's longer side, roughly; px of this image; 5 ms."""
+        return self._detect(self._far, image, 384)
+
+    def _detect(self, graph: _Graph, image: np.ndarray, longest: int) -> list[Detection]:
+        # The graphs shrink to 128 and 192 px themselves, but not carefully.
+        packet = graph.run(image=self._packet(_shrunk(image, longest)))
+        if packet is None:
+            return []
         extent = np.array([image.shape[1], image.shape[0]], float)
-        return (
-            [] if packet is None else [_detection(one, extent) for one in self._mp.packet_getter.get_proto_list(packet)]
-        )
+        return [_detection(one, extent) for one in self._mp.packet_getter.get_proto_list(packet)]
 
     def mesh(self, image: np.ndarray, face: Detection) -> np.ndarray | None:
         """(478, 3) px, or None if the mesh sees no face there."""
@@ -239,7 +243,7 @@ class _Graphs:
         # The turned square fits into this upright part; a part is cheaper to hand over than the whole image.
         half = int(np.ceil(0.75 * side)) + 1
         x, y = np.floor(centre).astype(int) - half
-        part = _shrunk(_part(image, x, y, 2 * half, 2 * half), 2 * WINDOW)
+        part = _shrunk(_part(image, x, y, 2 * half, 2 * half), 512)
         middle = (centre - (x, y)) / (2 * half)
         rectangle = self._rectangle(
             x_center=middle[0],
@@ -303,7 +307,7 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _mediapipe() -> Any:
+def mediapipe_package() -> Any:
     os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)

@@ -20,6 +20,12 @@ LANDMARKS_68 = (
 # fmt: on
 
 
+def five_points(landmarks: np.ndarray) -> np.ndarray:
+    """(5, 2) points of (68, 2) landmarks; the eyes are the means of their corners and lids."""
+    eyes = [landmarks[36:42].mean(0), landmarks[42:48].mean(0)]
+    return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
+
+
 def face_from_mesh(mesh: np.ndarray, score: float = 1.0) -> Face:
     """The face of a (478, 3) mesh in px: its box is the smallest around all points."""
     corner = mesh[:, :2].min(0)

@@ -131,7 +131,12 @@ def reliability(probabilities: Tensor, target: Tensor, bins: int = 15) -> Reliab
         ([0.0, 2.0], [nan, 0.5])
     """
     count, confidence, right = _bin_sums(*_top_label(probabilities, target), bins, None).unbind(-1)
-    return Reliability(torch.linspace(0, 1, bins + 1, dtype=torch.float64), count, confidence / count, right / count)
+    return Reliability(
+        torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=count.device),
+        count,
+        confidence / count,
+        right / count,
+    )
 
 
 def binned_gap(probability: Tensor, outcome: Tensor, bins: int = 15, weight: Tensor | None = None) -> Tensor:

@@ -75,7 +75,7 @@ class Bad:
     Attributes:
         where: file, with line or row.
         reason: one phrase; equal for equal cases, so that they can be counted.
-        detail: what is special to this one.
+        detail: what is special to this one, a sentence of its own for labels.
         kind: `rule`: left out as documented, nothing is wrong. `image`: the image is missing or unreadable; the run
             goes on and ends with status 3. `label`: the label is wrong; the run stops, unless told to skip such rows.
     """

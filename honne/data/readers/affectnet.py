@@ -56,7 +56,7 @@ def read(root: Path, *, label_set: str | None = None) -> Iterator[Row | Bad]:
 
     - `training.csv` and `validation.csv` (in ROOT or `Manually_Annotated_file_lists/`) beside the photographs, with
       boxes, 68 landmarks, valence and arousal.
-    - `train_set/` and `val_set/`, each with `images/N.jpg` (224 px), `annotations/N_exp.npy`, and `_val`, `_aro`, `_lnd`.
+    - `train_set/` and `val_set/`, each with `images/N.jpg` (224 px), `annotations/N_exp.npy`, `_val`, `_aro`, `_lnd`.
     - `train_set/` and `val_set/` with `all_exp_annotation.txt`: "path,code" a line, codes in the order of the AU-cue
       work (neutral, happiness, surprise, fear, anger, disgust, sadness).
 
@@ -179,9 +179,9 @@ def _with_affect(row: Row, where: str, valence: str | None, arousal: str | None)
     try:
         values = [None if not text or float(text) == NO_VALUE else float(text) for text in (valence, arousal)]
     except ValueError:
-        return Bad(where, "valence or arousal is not a number", f"{valence}, {arousal}", "label")
+        return Bad(where, "wrong valence or arousal", f"{valence}, {arousal}: not two numbers", "label")
     if any(value is not None and not -1 <= value <= 1 for value in values):
-        return Bad(where, "valence or arousal is not in [-1, 1]", f"{valence}, {arousal}", "label")
+        return Bad(where, "wrong valence or arousal", f"valence {valence}, arousal {arousal}: not in [-1, 1]", "label")
     row.valence, row.arousal = values
     return row
 

@@ -28,8 +28,8 @@ class Archive:
         marker: file, relative to the data set's root, that must be there; "" for none.
 
     Raises:
-        HonneError: `root` is neither, or is a damaged zip.
-        FileNotFoundError: `marker` is not in it.
+        HonneError: `root` is a file, but no readable zip.
+        FileNotFoundError: there is no `root`, or no `marker` in it.
     """
 
     def __init__(self, root: Path, marker: str = "") -> None:
@@ -45,7 +45,7 @@ class Archive:
                 ) from None
             self._find_prefix(marker)
         elif not self.root.is_dir():
-            raise HonneError(f"{self.root}: no such file or folder.", "Check the path.")
+            raise FileNotFoundError(self.root)
         elif marker and not (self.root / marker).is_file():
             raise FileNotFoundError(marker)
 
@@ -78,8 +78,11 @@ class Archive:
 
     def images(self, folder: str = "") -> list[str]:
         """Sorted names of all image files below `folder`, hidden ones apart."""
-        paths = [PurePosixPath(name) for name in self.names(folder)]
-        return [str(path) for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(path)]
+        return [
+            name
+            for name in self.names(folder)
+            if name[name.rfind(".") :].lower() in IMAGE_SUFFIXES and not _hidden(name)
+        ]
 
     def exists(self, name: str) -> bool:
         """Whether that file is there."""
@@ -131,8 +134,8 @@ class Archive:
         return reader
 
 
-def _hidden(path: PurePosixPath) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+def _hidden(name: str) -> bool:
+    return "/." in f"/{name}" or "__MACOSX/" in name
 
 
 def require_columns(columns: Sequence[str], required: Sequence[str], where: str) -> None:

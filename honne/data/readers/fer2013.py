@@ -49,8 +49,12 @@ def read(root: Path) -> Iterator[Row | Bad]:
         HonneError: neither layout is there, or a column is missing.
     """
     root = Path(root)
-    archive, name = (Archive(root.parent), root.name) if root.suffix == ".csv" else _find(root)
+    archive, name = (Archive(root.parent), root.name) if _is_csv(root) else _find(root)
     yield from _csv_rows(archive, name) if name else _folder_rows(archive)
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix == ".csv" and path.is_file()
 
 
 def _find(root: Path) -> tuple[Archive, str]:

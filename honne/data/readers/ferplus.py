@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -97,7 +97,10 @@ def read(
             yield entry
         else:
             ratings.append(entry)
-    yield from _without_rating(archive, ratings)
+    files = {usage: set(archive.images(folder)) for usage, (_, folder) in USAGES.items()}
+    rated = {f"{USAGES[rating.usage][1]}/{rating.name}" for rating in ratings}
+    for path in sorted(set[str]().union(*files.values()) - rated):
+        yield Bad(archive.path(path), "image without a row of votes", kind="rule")
     ratings, doubles = _unique(ratings)
     yield from doubles
 
@@ -106,7 +109,7 @@ def read(
     if target_mode == "multi_target":
         targets = multi_target(targets)
     classes = majority_class(votes)
-    images = _images(archive, ratings)
+    images = _images(archive, files, ratings)
     for i, (rating, image) in enumerate(zip(ratings, images, strict=True)):
         if isinstance(image, Bad):
             yield image
@@ -114,7 +117,7 @@ def read(
             yield Bad(rating.where, f"no expression left by the rule '{target_mode}'", rating.name, "rule")
         else:
             yield Row(
-                id=PurePosixPath(rating.name).stem,
+                id=rating.name.removesuffix(".png"),
                 image=image,
                 split=USAGES[rating.usage][0],
                 expression=EXPRESSIONS[classes[i]] if classes[i] >= 0 else None,
@@ -130,7 +133,8 @@ def _open(root: Path, votes_from: str) -> Archive:
     try:
         return Archive(root, marker)
     except FileNotFoundError:
-        raise missing(root, f"{marker}: {INFO.expects}", "ferplus") from None
+        expected = INFO.expects if marker == VOTES else f"{marker} for votes_from = 'label.csv'."
+        raise missing(root, expected, "ferplus") from None
 
 
 def _fer2013new(archive: Archive) -> Iterator[_Rating | Bad]:
@@ -152,7 +156,7 @@ def _label_csv(archive: Archive) -> Iterator[_Rating | Bad]:
             if len(row) == len(COLUMNS) + 2:
                 yield _rating(where, number, usage, row[0], row[2:])
             elif row:
-                yield Bad(where, "wrong number of columns", f"{len(row)} instead of {len(COLUMNS) + 2}", "label")
+                yield Bad(where, "wrong number of columns", f"{len(row)} columns, not {len(COLUMNS) + 2}", "label")
 
 
 def _rating(where: str, number: int, usage: str, name: str, cells: list[str]) -> _Rating | Bad:
@@ -161,7 +165,8 @@ def _rating(where: str, number: int, usage: str, name: str, cells: list[str]) ->
     except (TypeError, ValueError):
         votes = [-1]
     if min(votes) < 0:
-        return Bad(where, "votes are not whole numbers of 0 or more", ", ".join(map(str, cells)), "label")
+        shown = ", ".join(map(str, cells))
+        return Bad(where, "wrong votes", f"votes are not whole numbers of 0 or more: {shown}", "label")
     return _Rating(where, number, usage, name, votes)
 
 
@@ -173,27 +178,21 @@ def _unique(ratings: list[_Rating]) -> tuple[list[_Rating], list[Bad]]:
     return unique, [Bad(rating.where, "image name stands on two rows", rating.name, "rule") for rating in doubles]
 
 
-def _without_rating(archive: Archive, ratings: list[_Rating]) -> Iterator[Bad]:
-    rated = {rating.name for rating in ratings}
-    for _, folder in USAGES.values():
-        for path in archive.images(folder):
-            if PurePosixPath(path).name not in rated:
-                yield Bad(archive.path(path), "image without a row of votes", kind="rule")
-
-
-def _images(archive: Archive, ratings: list[_Rating]) -> Iterator[Path | bytes | np.ndarray | Bad]:
+def _images(
+    archive: Archive, files: Mapping[str, Container[str]], ratings: list[_Rating]
+) -> Iterator[Path | bytes | np.ndarray | Bad]:
     """One image, or the reason why there is none, for every rating."""
-    folders = {usage: folder for usage, (_, folder) in USAGES.items() if archive.images(folder)}
-    if not folders and archive.exists(FER2013):
+    if not any(files.values()):
+        if not archive.exists(FER2013):
+            raise missing(archive.root, f"images in {', '.join(folder for _, folder in USAGES.values())}.", "ferplus")
         yield from _from_fer2013_csv(archive, ratings)
         return
-    if not folders:
-        raise missing(archive.root, f"images in {', '.join(folder for _, folder in USAGES.values())}.", "ferplus")
     for rating in ratings:
-        path = f"{USAGES[rating.usage][1]}/{rating.name}"
-        if rating.usage not in folders:
-            yield Bad(rating.where, f"no images in {USAGES[rating.usage][1]}", rating.name, "rule")
-        elif archive.exists(path):
+        folder = USAGES[rating.usage][1]
+        path = f"{folder}/{rating.name}"
+        if not files[rating.usage]:
+            yield Bad(rating.where, f"no images in {folder}", rating.name, "rule")
+        elif path in files[rating.usage]:
             yield archive.image(path)
         else:
             yield Bad(rating.where, "row without image", f"{path} is missing")

@@ -31,8 +31,8 @@ def schema(root: Path, *, label_set: str | None = None) -> LabelSchema:
 
 
 def alignment(root: Path) -> Alignment:
-    """Images as they are, brought to 224 px."""
-    return Alignment("none", 224)
+    """Photographs: the largest face, by five points."""
+    return Alignment("points", 224)
 
 
 def read(root: Path, *, label_set: str | None = None, subject_pattern: str | None = None) -> Iterator[Row | Bad]:
@@ -59,7 +59,7 @@ def read(root: Path, *, label_set: str | None = None, subject_pattern: str | Non
         try:
             expression = codes.parse(label)
         except HonneError as error:
-            yield Bad(archive.path(path), "unknown class folder", str(error).replace("\n", ""), "label")
+            yield Bad(archive.path(path), "unknown class folder", str(error).replace("\n      ", ""), "label")
             continue
         if expression is None:
             yield Bad(archive.path(path), f"no expression of '{codes.name}'", f"folder {label}", "rule")

@@ -99,7 +99,7 @@ def _open(root: Path) -> Archive:
 def _row(archive: Archive, where: str, stem: str, label: str) -> Row | Bad:
     split = stem.partition("_")[0]
     if split not in ("train", "test"):
-        return Bad(where, "the name begins with neither train_ nor test_", stem, "label")
+        return Bad(where, "unknown split", f"'{stem}' begins with neither train_ nor test_", "label")
     try:
         return Row(stem, b"", split, expression=CODES.parse(label))
     except HonneError as error:

@@ -83,9 +83,10 @@ def schema(root: Path, *, columns: Mapping[str, str] | None = None, label_set: s
     return _plan(Path(root), _chosen(columns), label_set).schema
 
 
-def alignment(root: Path) -> Alignment:
-    """Images as they are, brought to 224 px."""
-    return Alignment("none", 224)
+def alignment(root: Path, *, columns: Mapping[str, str] | None = None) -> Alignment:
+    """By the table's landmarks, else its boxes; photographs without either: the largest face, by five points."""
+    known = _columns(Path(root), _chosen(columns))
+    return Alignment("box" if "box" in known and "landmarks" not in known else "points", 224)
 
 
 def read(root: Path, *, columns: Mapping[str, str] | None = None, label_set: str | None = None) -> Iterator[Row | Bad]:
@@ -113,7 +114,7 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None, label_set: str
         try:
             row = plan.row(root.parent, cells)
         except HonneError as error:
-            yield Bad(where, error.what, error.hint, "label")
+            yield Bad(where, "wrong cell", str(error).replace("\n      ", ""), "label")
             continue
         times[row.id] += 1
         if times[row.id] > 1 and "id" not in plan.columns:  # several faces of one image
@@ -302,7 +303,8 @@ def _finite(values: Sequence[Any], name: str) -> list[float]:
     return numbers
 
 
-def _plan(path: Path, wanted: Columns, label_set: str | None) -> _Plan:
+def _columns(path: Path, wanted: Columns) -> dict[str, list[str]]:
+    """Field of `Columns` -> the columns of this table that it takes."""
     have = _columns_of(path)
     columns: dict[str, list[str]] = {}
     for field in fields(Columns):
@@ -321,6 +323,11 @@ def _plan(path: Path, wanted: Columns, label_set: str | None) -> _Plan:
             columns[field.name] = found
         elif named:
             raise HonneError(f"{path}: no column fits {field.name} = '{value}'; it has {', '.join(have)}.")
+    return columns
+
+
+def _plan(path: Path, wanted: Columns, label_set: str | None) -> _Plan:
+    columns = _columns(path, wanted)
     codes = _codes(path, columns, label_set)
     votes = columns.get("votes", [])
     classes = [codes.expressions.index(codes.parse(name) or "") for name in votes] if codes and len(votes) > 1 else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from honne import __version__
 from honne.data.manifest import DataSchema, ImageWriter, PreparedData, replacing, write_manifest
 from honne.data.readers import Row
 from honne.data.world.faces import CHUNK, draw
+from honne.data.world.folders import building
 from honne.data.world.geometry import ACTION_UNITS
 from honne.data.world.labels import CODEBOOK, PRESENT, Truth, sample
 from honne.data.world.options import DOMAINS, World
@@ -96,19 +96,7 @@ def make_world(out: str | Path, world: World | None = None) -> PreparedData:
         HonneError: the folder is in use.
     """
     world, out = world or World(), Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise HonneError(f"{out}: is not empty; a synthetic world wants a new folder.", "Choose another, or remove it.")
     truth = sample(world)
-    table = []
-    with ImageWriter(out / "images") as images:
-        for row in rows(world, truth):
-            row.image, picture = b"", row.image
-            entry = {
-                name: value.ravel() if isinstance(value, np.ndarray) else value for name, value in vars(row).items()
-            }
-            table.append(entry | {"image": images.add(_png(picture))})
-    frame = pd.DataFrame(table).dropna(axis=1, how="all").drop(columns=["points"], errors="ignore")
-    _write_truth(out, world, truth)
     schema = DataSchema(
         name=f"synthetic world, seed {world.seed}",
         reader="world",
@@ -116,13 +104,25 @@ def make_world(out: str | Path, world: World | None = None) -> PreparedData:
         alignment=Alignment(kind="none", size=world.size).to_dict(),
         source={"drawn by": f"honne {__version__}"},
         licence=LICENCE,
-        options=asdict(world) | {"classes": list(world.classes)},
+        options=world.to_dict(),
         version=__version__,
     )
-    with replacing(out / "card.md") as path:
-        path.write_text(_card(world, truth), encoding="utf-8")
-    write_manifest(out, frame, schema)
+    with building(out) as folder:
+        table = []
+        with ImageWriter(folder / "images") as images:
+            for row in rows(world, truth):
+                table.append(_flat(row) | {"image": images.add(_png(row.image))})
+        frame = pd.DataFrame(table).dropna(axis=1, how="all")
+        _write_truth(folder, world, truth)
+        with replacing(folder / "card.md") as path:
+            path.write_text(_card(world, truth), encoding="utf-8")
+        write_manifest(folder, frame, schema)
     return PreparedData(out)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A row's values for the manifest, arrays as lists of numbers."""
+    return {name: value.ravel() if isinstance(value, np.ndarray) else value for name, value in vars(row).items()}
 
 
 def read_truth(root: str | Path) -> pd.DataFrame:
@@ -171,7 +171,7 @@ def _write_truth(out: Path, world: World, truth: Truth) -> None:
 def _card(world: World, truth: Truth) -> str:
     wrong = int((truth.label != truth.expression).sum())
     counts = ", ".join(f"{name} {int((truth.split == name).sum()):,}" for name in ("train", "valid", "test"))
-    knobs = "\n".join(f"| {name} | {value} |" for name, value in asdict(world).items())
+    knobs = "\n".join(f"| {name} | {value} |" for name, value in world.to_dict().items())
     return f"""# Synthetic world, seed {world.seed}
 
 Drawn faces whose expression, action units, valence, arousal, landmarks and camera are known. For tests and

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from honne.errors import WrongCall
 
@@ -85,6 +85,15 @@ class World:
                 raise WrongCall(f"{name} {getattr(self, name)}: the synthetic world takes {low} to {high}.")
         if self.valid_share + self.test_share >= 1:
             raise WrongCall("valid_share and test_share leave no identity for training.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> World:
+        """The inverse of `to_dict`."""
+        return cls(**values | {"classes": tuple(values["classes"])})
 
     @property
     def tasks(self) -> tuple[str, ...]:

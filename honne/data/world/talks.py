@@ -16,9 +16,10 @@ import pandas as pd
 from honne import __version__
 from honne.data.manifest import DataSchema, PreparedData, write_manifest
 from honne.data.sequences import SequenceWriter
+from honne.data.world.folders import building
 from honne.data.world.labels import CIRCUMPLEX
 from honne.data.world.options import EXPRESSIONS
-from honne.errors import HonneError, WrongCall
+from honne.errors import WrongCall
 from honne.labels import LabelSchema
 
 
@@ -86,8 +87,6 @@ def make_sequences(out: str | Path, talks: Talks | None = None) -> PreparedData:
         HonneError: the folder is in use.
     """
     talks, out = talks or Talks(), Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise HonneError(f"{out}: is not empty; a synthetic world wants a new folder.", "Choose another, or remove it.")
     random = np.random.default_rng(talks.seed)
     subject, split = _speakers(talks, random)
     label = random.permutation(np.resize(np.arange(len(talks.classes)), talks.n))
@@ -98,17 +97,11 @@ def make_sequences(out: str | Path, talks: Talks | None = None) -> PreparedData:
     )
     features = {name: _modality(talks, name, label, affect, cue, random) for name in talks.widths}
     absent = _absent(talks, random)
-    with SequenceWriter(out / "sequences", talks.widths) as writer:
-        references = [
-            writer.add({name: None if absent[m, i] else features[name][i] for m, name in enumerate(talks.widths)})
-            for i in range(talks.n)
-        ]
     table = pd.DataFrame({
         "id": [f"talk-{talks.seed}-{i:06d}" for i in range(talks.n)],
         "split": split,
         "subject": [f"t{talks.seed}s{number:04d}" for number in subject],
         "domain": np.where(cue == label, "agrees", "lies"),
-        "sequence": references,
         "expression": np.array(talks.classes)[label],
         "valence": affect[:, 0],
         "arousal": affect[:, 1],
@@ -122,7 +115,13 @@ def make_sequences(out: str | Path, talks: Talks | None = None) -> PreparedData:
         options=asdict(talks) | {"classes": list(talks.classes)},
         version=__version__,
     )
-    write_manifest(out, table if talks.dominant else table.drop(columns="domain"), schema)
+    with building(out) as folder:
+        with SequenceWriter(folder / "sequences", talks.widths) as writer:
+            table["sequence"] = [
+                writer.add({name: None if absent[m, i] else features[name][i] for m, name in enumerate(talks.widths)})
+                for i in range(talks.n)
+            ]
+        write_manifest(folder, table if talks.dominant else table.drop(columns="domain"), schema)
     return PreparedData(out)
 
 
