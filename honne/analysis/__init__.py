@@ -78,7 +78,7 @@ def analyze(
         names: column names: honne's, or those of OpenFace 2 where it has the column.
         engine: local, or ray for many inputs on many machines.
         abstain: uncertainty (0..1) above which a row's status is abstained; unset takes the model's own.
-        batch_size: faces per call of the model; does not change results.
+        batch_size: faces per call of the model, in steps of 32; does not change results.
         overwrite: replace results of other inputs, models or settings in OUT.
 
     Returns:

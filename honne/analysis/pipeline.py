@@ -7,6 +7,7 @@ rows do not depend on threads, batch size or chunking.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -30,7 +31,7 @@ from honne.faces.finders import finder as make_finder
 from honne.faces.media import Frame
 from honne.faces.quality import quality
 from honne.faces.track import Tracker
-from honne.models import Model
+from honne.models import CHUNK, Model
 
 MAX_FINDERS = 4
 DECODED_AHEAD = 4  # frames waiting for a finder; a 4K frame takes 25 MB
@@ -59,7 +60,8 @@ class Analyst:
     Args:
         model: any model of images.
         finder: name for `honne.faces.finders.finder`.
-        batch_size: faces collected before the model is asked.
+        batch_size: faces collected before the model is asked; rounded up to whole chunks of the model, so that the same
+            faces always share a chunk and the last digit of a figure does not depend on it.
         layout: of the model's tables.
 
     Use as a context manager: the finders hold native resources.
@@ -67,7 +69,7 @@ class Analyst:
 
     def __init__(self, model: Model, finder: str, batch_size: int, layout: Layout) -> None:
         self.model = model
-        self.batch_size = batch_size
+        self.batch_size = math.ceil(batch_size / CHUNK) * CHUNK
         self.layout = layout
         self._threads = max(1, min(MAX_FINDERS, cores()))
         self._finders = [make_finder(finder) for _ in range(self._threads)]
@@ -106,8 +108,8 @@ class Analyst:
                 rows.add(position, seen, [] if seen.error else tracker.update(seen.faces, seen.time))
                 position += 1
                 advance(next_frame)
-                if len(rows.crops) >= self.batch_size:
-                    rows.predict()
+                while len(rows.crops) >= self.batch_size:
+                    rows.predict(self.batch_size)
                 if position % PART_FRAMES == 0:
                     yield rows.take(), After(position, next_frame, tracker.state())
             yield rows.take(), After(position, next_frame, tracker.state(), ended=True)
@@ -171,16 +173,16 @@ class _Rows:
             box = np.asarray(face.box).tolist()
             self.rows.append((*before, tracks[number], "ok", None, *box, face.score, face.quality, *pose))
 
-    def predict(self) -> None:
-        """Ask the model about the waiting faces."""
-        if self.crops:
-            prediction = self.model.predict(np.stack(self.crops))
-            self.signals.append(signals(self.model, prediction, self.layout))
-            self.crops.clear()
+    def predict(self, count: int) -> None:
+        """Ask the model about the faces that have waited longest."""
+        prediction = self.model.predict(np.stack(self.crops[:count]))
+        self.signals.append(signals(self.model, prediction, self.layout))
+        del self.crops[:count]
 
     def take(self) -> pa.Table:
         """All rows so far, predicted; starts anew."""
-        self.predict()
+        if self.crops:
+            self.predict(len(self.crops))
         values = np.full((len(self.rows), len(self.layout.signals)), np.nan, np.float32)
         if self.where:
             values[self.where] = np.concatenate(self.signals)

@@ -53,7 +53,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "text": pa.string(),
 }
 """Manifest columns and their types. `landmarks` is 68 x 2 flattened (x0, y0, x1, ...), px of the stored image. `votes`
-are counts as recorded, one per class; `target` is the distribution to learn, where the reader's target mode makes one."""
+are counts as recorded, one per class; `target` is the distribution to learn, where the reader makes one."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class DataSchema:
         name: of the data set.
         reader: name of the reader that made it.
         labels: label schema.
-        alignment: `honne.faces.align.Alignment` as a dictionary; how faces were cropped, so that analysis does the same.
+        alignment: `honne.faces.align.Alignment` as a dictionary; how faces are framed, so that analysis does the same.
         source: what was read, and the sha256 of each source file that carries labels.
         licence: terms of the data.
         options: reader options.
@@ -100,7 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield aside
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -144,9 +144,12 @@ class ImageWriter:
     def flush(self) -> None:
         """Write the pending images as one shard."""
         table = pa.table({"image": pa.array(self.pending, pa.large_binary())})
-        with replacing(self.folder / f"{self.shard:05d}.arrow") as path, pa.OSFile(str(path), "wb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table, max_chunksize=len(table))
+        with (
+            replacing(self.folder / f"{self.shard:05d}.arrow") as path,
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_file(file, table.schema) as writer,
+        ):
+            writer.write_table(table, max_chunksize=len(table))
         self.shard, self.pending, self.size = self.shard + 1, [], 0
 
     def __enter__(self) -> ImageWriter:
@@ -215,7 +218,9 @@ class PreparedData:
         indices = np.flatnonzero(self.rows["split"].to_numpy() == name)
         if not len(indices):
             counts = ", ".join(f"{split} {n}" for split, n in self.schema.counts.items())
-            raise HonneError(f"{self.root}: split '{name}' is empty ({counts}).", "Choose another split, or prepare one.")
+            raise HonneError(
+                f"{self.root}: split '{name}' is empty ({counts}).", "Choose another split, or prepare one."
+            )
         return indices
 
     def image_bytes(self, row: int) -> memoryview:
@@ -227,7 +232,7 @@ class PreparedData:
             if not path.is_file():
                 raise HonneError(f"{path}: missing image shard.", "Prepare the data set again.")
             self._shards[shard] = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0)
-        return memoryview(self._shards[shard][int(position)].as_buffer())
+        return memoryview(self._shards[shard][int(position)].as_buffer()).cast("B")
 
     def stack(self, column: str, indices: Iterable[int] | None = None) -> np.ndarray | None:
         """A column as one float32 array, NaN where not labelled; `None` if the data set has no such column.

@@ -140,7 +140,7 @@ def prepare(
             name=f"{reader} ({root.name})",
             reader=reader,
             labels=labels,
-            alignment=cropping.to_dict(),
+            alignment=_framing(module, cropping).to_dict(),
             source=_source(root, module.INFO),
             licence=module.INFO.licence,
             options=options,
@@ -150,6 +150,12 @@ def prepare(
         (folder / "card.md").write_text(card(module.INFO, schema, rows, problems, notes), encoding="utf-8")
     _say(out, rows, labels, problems, notes)
     return SOME_FAILED if problems.failed else DONE
+
+
+def _framing(reader: Any, cropping: Alignment) -> Alignment:
+    """How the stored faces are framed, for analysis to do the same: as cropped here, or as they were delivered."""
+    delivered: Alignment | None = getattr(reader, "FRAMING", None)
+    return delivered if delivered and cropping == delivered.as_delivered() else cropping
 
 
 def list_readers() -> None:

@@ -43,6 +43,10 @@ class Alignment:
     template: tuple[tuple[float, float], ...] = ()
     grey: bool = False
 
+    def as_delivered(self) -> Alignment:
+        """For pictures that are framed like this already: take the whole image."""
+        return Alignment(kind="none", size=self.size, grey=self.grey)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON and YAML."""
         return asdict(self) | {"template": [list(point) for point in self.template]}

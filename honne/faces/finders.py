@@ -12,7 +12,7 @@ import numpy as np
 
 from honne.errors import HonneError, WrongCall
 from honne.faces.face import Face, FaceFinder
-from honne.faces.mediapipe_finder import MediaPipeFinder, mediapipe_package
+from honne.faces.mediapipe_finder import MediaPipeFinder, mediapipe_package, silenced
 from honne.faces.mesh import face_from_mesh
 from honne.faces.precomputed import TableFinder
 
@@ -179,7 +179,8 @@ class TasksFinder:
             min_face_presence_confidence=self.min_score,
         )
         try:
-            return tasks.vision.FaceLandmarker.create_from_options(options)
+            with silenced():
+                return tasks.vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError):
             raise HonneError(
                 f"{self.path}: MediaPipe {mp.__version__} cannot use this file as a face landmarker.",

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ SURE = 0.75
 """Detector confidence of a second look from which a face needs no third, mirrored one."""
 FIT = 0.8
 """Largest distance between the key points of the first and the second look, in eye distances."""
+
+MISSING = (
+    "Finding faces needs MediaPipe 0.10.14.",
+    "Install it with: pip install 'honne[face]', or name a finder that does without (yunet, table, cropped).",
+)
 
 _MESH_GRAPH = """
 input_stream: "IMAGE:image"
@@ -81,6 +87,10 @@ class MediaPipeFinder:
     max_faces: int = 50
     min_score: float = 0.5
     _threads: threading.local = field(default_factory=threading.local, repr=False)
+
+    def __post_init__(self) -> None:
+        if find_spec("mediapipe") is None:
+            raise HonneError(*MISSING)
 
     def find(self, image: np.ndarray) -> list[Face]:
         """Faces of an (H, W, 3) uint8 RGB image, largest first."""
@@ -210,7 +220,7 @@ class _Graphs:
         root = Path(mp.__file__).parents[1]
         blank = np.zeros((256, 256, 3), np.uint8)
         # The graphs report what they are made of to the process's standard error, past Python, until their first run.
-        with _silenced():
+        with silenced():
             mp.resource_util.set_resource_dir(str(root))
             attention = {"with_attention": mp.packet_creator.create_bool(True)}
             near, far = (str(root / _DETECTOR_GRAPH.format(name)) for name in ("short", "full"))
@@ -312,13 +322,10 @@ def mediapipe_package() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
     try:
-        with _silenced():
+        with silenced():
             import mediapipe
     except ImportError:
-        raise HonneError(
-            "Finding faces needs MediaPipe 0.10.14.",
-            "Install it with: pip install 'honne[face]', or name a finder that does without (yunet, table, cropped).",
-        ) from None
+        raise HonneError(*MISSING) from None
     if not hasattr(mediapipe, "solutions"):
         raise HonneError(
             f"MediaPipe {mediapipe.__version__} comes without its models.", "Install: pip install 'honne[face]'."
@@ -327,7 +334,7 @@ def mediapipe_package() -> Any:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Send the process's standard error to nowhere, below Python."""
     with _stderr:
         kept = os.dup(2)

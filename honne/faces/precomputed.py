@@ -14,7 +14,6 @@ belongs to the medium of its own name: `clip.csv` to `clip.mp4`.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,6 @@ import pyarrow as pa
 from honne.errors import HonneError
 from honne.faces.face import Face
 from honne.faces.mesh import five_points
-
-_log = logging.getLogger(__name__)
 
 LANDMARKS = [f"{axis}_{number}" for number in range(68) for axis in "xy"]
 PYFEAT_BOX = ["FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight"]
@@ -54,17 +51,18 @@ class TableFinder:
     path: str
     max_faces: int = 50
     min_score: float = 0.0
-    _rows: pd.DataFrame = field(init=False, repr=False)
-    _faces: dict[tuple[str, int], list[int]] = field(init=False, repr=False)
+    _rows: _Rows = field(init=False, repr=False)
+    _places: dict[tuple[str, int], list[int]] = field(init=False, repr=False)
+    _names: dict[str, set[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         table = _read(Path(self.path))
-        self._rows = _faces_of(table, self.path)
-        self._rows = self._rows[~(self._rows["score"] < self.min_score)]
-        self._faces = defaultdict(list)
-        for row, (source, frame) in enumerate(zip(self._rows["source"], self._rows["frame"], strict=True)):
-            self._faces[source, frame].append(row)
-        self._sources = set(self._rows["source"]) | set(_sources(table, self.path))
+        self._rows = _rows(table, self.path)
+        self._places, self._names = defaultdict(list), defaultdict(set)
+        for row in np.flatnonzero(self._rows.valid & ~(self._rows.score < self.min_score)).tolist():
+            self._places[self._rows.source[row], int(self._rows.frame[row])].append(row)
+        for source in dict.fromkeys(self._rows.source):
+            self._names[Path(source).name].add(source)
 
     def find(self, image: np.ndarray) -> list[Face]:
         """Raises HonneError: an image alone does not say which rows are its own."""
@@ -77,17 +75,43 @@ class TableFinder:
         """Faces that the table has for frame `index` of `source`, largest first.
 
         Raises:
-            HonneError: the table says nothing about this source.
+            HonneError: the table says nothing about this source, or names several files like it.
         """
-        path = Path(source)
-        name = next((name for name in (source, path.name, path.stem) if name in self._sources), None)
-        if name is None:
-            raise HonneError(
-                f"{self.path}: the table says nothing about {source}.",
-                "Name the medium in a column 'source', or give the table the medium's name.",
-            )
-        faces = [_face(self._rows.iloc[row]) for row in self._faces.get((name, index), [])]
+        faces = [self._rows.face(row) for row in self._places.get((self._written(source), index), [])]
         return sorted(faces, key=lambda face: -face.box[2] * face.box[3])[: self.max_faces]
+
+    def _written(self, source: str) -> str:
+        """How the table writes this source."""
+        path = Path(source)
+        if source in self._names[path.name]:
+            return source
+        written = self._names[path.name] or self._names[path.stem]
+        if len(written) == 1:
+            return next(iter(written))
+        raise HonneError(
+            f"{self.path}: the table {'has several files like' if written else 'says nothing about'} {source}.",
+            "Write its path in a column 'source', or give the table the medium's name.",
+        )
+
+
+@dataclass
+class _Rows:
+    """A table's columns, one entry per row; landmarks may be missing altogether."""
+
+    source: list[str]
+    frame: np.ndarray
+    score: np.ndarray
+    valid: np.ndarray
+    boxes: np.ndarray
+    landmarks: np.ndarray | None
+
+    def face(self, row: int) -> Face:
+        landmarks = None if self.landmarks is None else self.landmarks[row]
+        if landmarks is not None and not np.isfinite(landmarks).all():
+            landmarks = None
+        box = self.boxes[row]
+        points = box[:2] + BOX_POINTS * box[2:] if landmarks is None else five_points(landmarks)
+        return Face(box=box, score=float(self.score[row]), landmarks=landmarks, points=points)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -104,8 +128,7 @@ def _read(path: Path) -> pd.DataFrame:
     return table.rename(columns=lambda name: str(name).strip())
 
 
-def _faces_of(table: pd.DataFrame, path: str) -> pd.DataFrame:
-    """One row per face with `source`, `frame`, `score`, `box` (4,) or NaN, `landmarks` (68, 2) or NaN."""
+def _rows(table: pd.DataFrame, path: str) -> _Rows:
     pyfeat, landmarks = set(PYFEAT_BOX) <= set(table), set(LANDMARKS) <= set(table)
     openface = landmarks and not pyfeat and bool({"confidence", "success"} & set(table))
     boxes = PYFEAT_BOX if pyfeat else BOX if set(BOX) <= set(table) else []
@@ -114,31 +137,34 @@ def _faces_of(table: pd.DataFrame, path: str) -> pd.DataFrame:
             f"{path}: the table has neither boxes nor landmarks.",
             f"It needs the columns {', '.join(BOX)}, or x_0 to x_67 and y_0 to y_67.",
         )
-    score = next((name for name in ("FaceScore", "confidence", "face_score", "score") if name in table), None)
-    counted = [name for name in ("frame", "success") if name in table]
-    numbers = _numbers(table, [*boxes, *(LANDMARKS if landmarks else []), *counted, *([score] if score else [])], path)
-    frame = numbers["frame"] if "frame" in numbers else pd.Series(0, index=table.index)
-    kept = frame.notna() & (numbers["success"] != 0 if "success" in numbers else True)
-    needed = numbers[boxes or LANDMARKS]
-    kept &= needed.notna().all(axis=1)
-    faces = pd.DataFrame(
-        {
-            "source": _sources(table, path),
-            "frame": frame.where(kept, 0).astype(int) - int(openface and "frame" in numbers),
-            "score": numbers[score].fillna(1.0) if score else 1.0,
-        }
+    score = _first(table, "FaceScore", "confidence", "face_score", "score")
+    others = [name for name in ("frame", "success", score) if name is not None and name in table]
+    numbers = _numbers(table, [*boxes, *(LANDMARKS if landmarks else []), *others], path)
+    shapes = numbers[LANDMARKS].to_numpy(float).reshape(-1, 68, 2) if landmarks else None
+    frame = numbers["frame"] - int(openface) if "frame" in numbers else pd.Series(0, index=table.index)
+    valid = frame.notna() & numbers[boxes or LANDMARKS].notna().all(axis=1)
+    if "success" in numbers:
+        valid &= numbers["success"] != 0
+    source = _first(table, "source", "input")
+    return _Rows(
+        source=[str(name) for name in table[source]] if source else [Path(path).stem] * len(table),
+        frame=frame.fillna(-1).to_numpy(int),
+        score=numbers[score].fillna(1.0).to_numpy(float) if score else np.ones(len(table)),
+        valid=valid.to_numpy(bool),
+        boxes=_around(shapes) if shapes is not None and not boxes else numbers[boxes].to_numpy(float),
+        landmarks=shapes,
     )
-    faces["box"] = list(numbers[boxes].to_numpy(float)) if boxes else None
-    faces["landmarks"] = list(numbers[LANDMARKS].to_numpy(float).reshape(-1, 68, 2)) if landmarks else None
-    return faces[kept.to_numpy()].reset_index(drop=True)
 
 
-def _sources(table: pd.DataFrame, path: str) -> list[str]:
-    """What medium each row is about: as written, without the folder, or the table's own name."""
-    column = next((name for name in ("source", "input") if name in table), None)
-    if column is None:
-        return [Path(path).stem] * len(table)
-    return [Path(str(name)).name for name in table[column]]
+def _around(landmarks: np.ndarray) -> np.ndarray:
+    """(N, 4) face boxes of (N, 68, 2) landmarks."""
+    low, extent = landmarks.min(1), np.ptp(landmarks, axis=1)
+    forehead = FOREHEAD * extent[:, 1] * np.array([[0.0], [1.0]])
+    return np.concatenate([low - forehead.T, extent + forehead.T], axis=1)
+
+
+def _first(table: pd.DataFrame, *names: str) -> str | None:
+    return next((name for name in names if name in table), None)
 
 
 def _numbers(table: pd.DataFrame, columns: list[str], path: str) -> pd.DataFrame:
@@ -146,19 +172,8 @@ def _numbers(table: pd.DataFrame, columns: list[str], path: str) -> pd.DataFrame
     wrong = numbers.isna() & table[columns].notna()
     if wrong.to_numpy().any():
         row, place = np.argwhere(wrong.to_numpy())[0]
-        value = table[columns].iat[row, place]
+        value = str(table[columns].iat[row, place])
         raise HonneError(
             f"{path}, row {row + 2}, column {columns[place]}: '{value}' is not a number.", "Correct the table."
         )
     return numbers
-
-
-def _face(row: pd.Series) -> Face:
-    box, landmarks = row["box"], row["landmarks"]
-    known = landmarks is not None and bool(np.isfinite(landmarks).all())
-    if box is None:
-        low, high = landmarks.min(0), landmarks.max(0)
-        low = low - (0, FOREHEAD * (high - low)[1])
-        box = np.concatenate([low, high - low])
-    points = five_points(landmarks) if known else box[:2] + BOX_POINTS * box[2:]
-    return Face(box=box, score=float(row["score"]), landmarks=landmarks if known else None, points=points)

@@ -11,7 +11,7 @@ import numpy as np
 from honne.data.readers import Bad, ReaderInfo, Row, missing
 from honne.data.readers.archive import SPLIT_NAMES, Archive
 from honne.errors import HonneError
-from honne.faces.align import Alignment
+from honne.faces.align import FER2013_TEMPLATE, Alignment
 from honne.labels import EXPRESSION_SETS, LabelSchema
 
 SIDE = 48
@@ -34,9 +34,13 @@ def schema(root: Path) -> LabelSchema:
     return LabelSchema(CODES.expressions)
 
 
+FRAMING = Alignment(kind="upright", size=SIDE, template=FER2013_TEMPLATE, grey=True)
+"""How these crops are framed: what analysis has to do to a photograph to get the like."""
+
+
 def alignment(root: Path) -> Alignment:
     """The images are face crops already."""
-    return Alignment(kind="none", size=SIDE, grey=True)
+    return FRAMING.as_delivered()
 
 
 def read(root: Path) -> Iterator[Row | Bad]:

@@ -29,8 +29,7 @@ USAGES = {
 EXPRESSIONS = EXPRESSION_SETS["ferplus"].expressions
 COLUMNS = (*EXPRESSIONS, *FERPLUS_APART)
 
-FRAMING: tuple[tuple[float, float], ...] = ()
-"""Five (x, y) in crop units (0..1): where eyes, nose tip and mouth corners lie in these crops; empty: not measured."""
+FRAMING = fer2013.FRAMING
 
 INFO = ReaderInfo(
     name="ferplus",
@@ -49,7 +48,7 @@ def schema(root: Path) -> LabelSchema:
 
 def alignment(root: Path) -> Alignment:
     """The images are face crops already."""
-    return Alignment(kind="none", size=fer2013.SIDE, grey=True)
+    return FRAMING.as_delivered()
 
 
 @dataclass
