@@ -36,7 +36,7 @@ _WHERE = {
     "prepare": "honne.data.prepare",
     "train": "honne.training",
 }
-__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_WHERE)]
 
 
 def __getattr__(name: str) -> Any:

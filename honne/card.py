@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from honne.evaluation.printing import name_of
 from honne.models import Model
 
 RESPONSIBLE_USE = (
@@ -34,6 +35,7 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
     """Markdown of the card."""
     config, training = model.config, model.config.training
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    crop = f"{model.alignment.size} px, alignment `{model.alignment.kind}`{', grey' if model.alignment.grey else ''}"
     lines = [
         f"# {config.name}",
         "",
@@ -46,7 +48,7 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
         f"| expressions | {', '.join(config.labels.expressions) or 'none'} |",
         f"| action units | {', '.join(f'AU{unit}' for unit in config.labels.action_units) or 'none'} |",
         f"| valence and arousal | {'yes' if config.labels.valence_arousal else 'no'} |",
-        f"| input | {model.alignment.size} px, alignment `{model.alignment.kind}`{', grey' if model.alignment.grey else ''} |",
+        f"| input | {crop} |",
         f"| temperature | {config.temperature:.4f} |",
         f"| trained on | {', '.join(training.get('data', []))}, split train, seed {training.get('seed')} |",
         "| selected and calibrated on | split valid of the same data |",
@@ -65,7 +67,7 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
             "| figure | value | 95 % interval |",
             "|---|---|---|",
             *(
-                f"| {name.replace('_', ' ')} | {entry['value']:.4f} | {entry['low']:.4f} to {entry['high']:.4f} |"
+                f"| {name_of(name)} | {entry['value']:.4f} | {entry['low']:.4f} to {entry['high']:.4f} |"
                 for name, entry in each["metrics"].items()
             ),
             "",

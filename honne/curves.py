@@ -29,7 +29,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
 
     rows = pd.read_csv(metrics)
     shown = [name for name in _SHOWN if f"valid/{name}" in rows]
-    rates = next((name for name in rows if name.startswith("lr-")), None)
+    rates = next((name for name in map(str, rows) if name.startswith("lr-")), None)
     panels = len(shown) + (rates is not None)
     figure = Figure(figsize=(3.6 * panels, 3.0), layout="constrained")
     FigureCanvasAgg(figure)

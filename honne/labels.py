@@ -65,7 +65,7 @@ class LabelSchema:
             if mine != theirs:
                 raise HonneError(
                     f"{this} and {that} have different label schemas: {task} {_show(mine)} against {_show(theirs)}.",
-                    "Convert one of them explicitly first (see `honne.labels.conversion`).",
+                    "Convert explicitly: --merge or --drop of `honne evaluate`, `honne.labels.conversion` in Python.",
                 )
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -178,7 +178,7 @@ class Model:
         from honne.analysis import analyze
 
         paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-        return analyze([str(path) for path in paths], model=self, **options)
+        return cast("pd.DataFrame", analyze([str(path) for path in paths], model=cast("str", self), **options))
 
     def save(self, folder: str | Path, *, metrics: dict[str, Any], card: str, half: bool = False) -> Path:
         """Write the model's folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -138,10 +139,8 @@ def find(recipe: str | Path) -> Path:
 class RecipeParser(ArgumentParser):
     """Understands `RECIPE [--data DATA]... [--out RUN] [--dotted.overrides VALUE]`."""
 
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # type: ignore[override]
         """As in argparse; `--data DATA` is short for one more entry of `data.folders`."""
-        import sys
-
         words = [word for arg in (sys.argv[1:] if args is None else args) for word in _split_data(arg)]
         if words and not words[0].startswith("-"):
             words = ["--config", str(find(words[0])), *words[1:]]
@@ -166,7 +165,7 @@ def parser(**options: Any) -> RecipeParser:
         "--config", action=ActionConfigFile, help="the recipe (its name or file may stand first instead)"
     )
     built.add_argument("--out", type=str, required=True, help="folder of the run; OUT/model is the result")
-    built.add_argument("--method", type=Literal[tuple(METHODS)], required=True, help="how to train")  # type: ignore[valid-type]
+    built.add_argument("--method", type=Literal[tuple(METHODS)], required=True, help="how to train")
     for group, kind in (
         ("model", ModelOptions),
         ("data", DataOptions),

@@ -1,7 +1,6 @@
 """From frames to raw rows: decode, find faces, crop, track, predict, all at the same time.
 
-One thread decodes ahead, a few find and crop faces (each with a finder of its own), the calling thread tracks and
-predicts. All queues are bounded. Every step sees one frame at a time in order, or is independent of the others, so the
+One thread decodes ahead, a few find and crop faces, the calling thread tracks and predicts. All queues are bounded. Every step sees one frame at a time in order, or is independent of the others, so the
 rows do not depend on threads, batch size or chunking.
 """
 
@@ -27,6 +26,7 @@ from honne.analysis.table import WHERE, Layout
 from honne.batch import Prediction
 from honne.errors import HonneError
 from honne.faces.face import Face
+from honne.faces.finders import find_faces
 from honne.faces.finders import finder as make_finder
 from honne.faces.media import Frame
 from honne.faces.quality import quality
@@ -71,10 +71,9 @@ class Analyst:
         self.model = model
         self.batch_size = math.ceil(batch_size / CHUNK) * CHUNK
         self.layout = layout
+        self._finder = make_finder(finder)
         self._threads = max(1, min(MAX_FINDERS, cores()))
-        self._finders = [make_finder(finder) for _ in range(self._threads)]
-        self._own = threading.local()
-        self._pool = ThreadPoolExecutor(self._threads, "honne-faces", self._take_finder)
+        self._pool = ThreadPoolExecutor(self._threads, "honne-faces")
 
     def __enter__(self) -> Analyst:
         return self
@@ -130,16 +129,12 @@ class Analyst:
             for future in waiting:
                 future.cancel()
 
-    def _take_finder(self) -> None:
-        """Every thread keeps one finder: native graphs must not change threads."""
-        self._own.finder = self._finders.pop()
-
     def _see(self, source: str, frame: Frame) -> Seen:
         seen = Seen(source, frame.index, frame.time, frame.error)
         if frame.image is None:
             return seen
         try:
-            seen.faces = self._own.finder.find(frame.image)
+            seen.faces = find_faces(self._finder, source, frame.index, frame.image)
         except HonneError as error:
             seen.error = error.what
         for face in seen.faces:

@@ -1,7 +1,6 @@
 """Where the pixels of a changed image come from: one affine matrix per image, applied once to everything in it.
 
-Coordinates are continuous: an image covers [0, W] x [0, H], the centre of its first pixel is (0.5, 0.5). Matrices are
-(B, 2, 3) and lead from px of the image to px of the result.
+Coordinates are continuous: an image covers [0, W] x [0, H], the centre of its first pixel is (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from honne.data.flips import FLIP_68
 
 Edge = Literal["replicate", "black"]
 
-_PIXELS_AT_ONCE = 1 << 16  # images are warped in chunks that stay in the cache
+_PIXELS_AT_ONCE = 1 << 17  # images are warped in chunks that stay in the cache
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,27 @@ class Moves:
     """How the B images of a batch are moved, each to a square of `size` px.
 
     Attributes:
+        sides: (B, 2) height and width of the images, px.
         boxes: (B, 4) whole px: left, top, width, height of what is kept before turning.
-        matrices: (B, 2, 3).
+        matrices: (B, 2, 3) from px of the image to px of the result.
         flipped: (B,) bool, mirrored.
         warped: (B,) bool, more than cut out, resized and mirrored.
         size: side of the result, px.
     """
 
+    sides: np.ndarray
     boxes: np.ndarray
     matrices: np.ndarray
     flipped: np.ndarray
     warped: np.ndarray
     size: int
+
+    def sources(self) -> np.ndarray:
+        """(B, 2, 3) from places in the result, 0 to 1, to places in the image, -1 to 1: the same at any resolution."""
+        unit = 2 / self.sides[:, ::-1]
+        inverse = np.linalg.inv(self.matrices[:, :, :2])
+        offset = -np.einsum("bij,bj->bi", inverse, self.matrices[:, :, 2]) * unit - 1
+        return np.concatenate([inverse * unit[:, :, None] * self.size, offset[:, :, None]], 2)
 
 
 def move_images(images: Iterable[np.ndarray], moves: Moves, channels: int, edge: Edge) -> np.ndarray:
@@ -56,34 +64,32 @@ def move_images(images: Iterable[np.ndarray], moves: Moves, channels: int, edge:
     moved = np.empty((len(moves.boxes), channels, moves.size, moves.size), np.uint8)
     # Four neighbours alias when an image shrinks much: then it is halved (or more) with antialiasing first.
     shrink = np.maximum(1, np.rint(moves.boxes[:, 2:].min(1) / moves.size / 1.25)).astype(int)
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
+    sources = moves.sources() if moves.warped.any() else moves.matrices
+
+    def warp_group(group: list[tuple[int, np.ndarray]]) -> None:
+        chosen = [i for i, _ in group]
+        shape = (channels, *group[0][1].shape[1:])
+        stacked = torch.from_numpy(np.stack([np.broadcast_to(planes, shape) for _, planes in group])).float()
+        moved[chosen] = warp(stacked, sources[chosen], (moves.size, moves.size), edge).numpy() + 0.5
+
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     for i, image in enumerate(images):
         planes = _planes(image)
-        height, width = planes.shape[1:]
         if not moves.warped[i]:
-            left, top, across, down = moves.boxes[i].astype(int)
-            part = planes[:, top : top + down, left : left + across]
-            part = part if (down, across) == (moves.size, moves.size) else _resized(part, moves.size, moves.size)
+            left, top, width, height = moves.boxes[i].astype(int)
+            part = planes[:, top : top + height, left : left + width]
+            part = part if (height, width) == (moves.size, moves.size) else _resized(part, moves.size, moves.size)
             moved[i] = part[:, :, :: -1 if moves.flipped[i] else 1]
             continue
         if shrink[i] > 1:
-            planes = _resized(planes, max(1, height // shrink[i]), max(1, width // shrink[i]))
+            planes = _resized(planes, *(max(1, side // shrink[i]) for side in planes.shape[1:]))
         group = waiting.setdefault(planes.shape[1:], [])
-        group.append((i, planes, np.array([planes.shape[2] / width, planes.shape[1] / height])))
+        group.append((i, planes))
         if len(group) * max(moves.size**2, planes[0].size) >= _PIXELS_AT_ONCE:
-            _warp_group(waiting.pop(planes.shape[1:]), moves, moved, edge)
+            warp_group(waiting.pop(planes.shape[1:]))
     for group in waiting.values():
-        _warp_group(group, moves, moved, edge)
+        warp_group(group)
     return moved
-
-
-def _warp_group(group: list[tuple[int, np.ndarray, np.ndarray]], moves: Moves, moved: np.ndarray, edge: Edge) -> None:
-    """Warp images of one size (number, planes, sides in sides of the image as given) into `moved`."""
-    chosen = [i for i, _, _ in group]
-    shape = (moved.shape[1], *group[0][1].shape[1:])
-    stacked = torch.from_numpy(np.stack([np.broadcast_to(planes, shape) for _, planes, _ in group])).float()
-    matrices = scaled(moves.matrices[chosen], np.stack([share for _, _, share in group]), np.ones(2))
-    moved[chosen] = warp(stacked, matrices, (moves.size, moves.size), edge).numpy() + 0.5
 
 
 def _planes(image: np.ndarray) -> np.ndarray:
@@ -96,33 +102,23 @@ def _resized(planes: np.ndarray, height: int, width: int) -> np.ndarray:
     return F.interpolate(tensor, size=(height, width), mode="bilinear", antialias=True)[0].numpy()
 
 
-def scaled(matrices: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The same maps between images whose sides (x, y) are `source` and `target` times as long."""
-    linear = matrices[:, :, :2] / source[..., None, :] * target[..., :, None]
-    return np.concatenate([linear, (matrices[:, :, 2] * target)[:, :, None]], 2)
-
-
-def warp(images: Tensor, matrices: np.ndarray, size: tuple[int, int], edge: Edge = "black") -> Tensor:
+def warp(images: Tensor, sources: np.ndarray, size: tuple[int, int], edge: Edge = "black") -> Tensor:
     """Affine maps of images, read bilinearly.
 
     Args:
         images: (B, C, H, W) float.
-        matrices: (B, 2, 3) from px of the image to px of the result.
+        sources: (B, 2, 3) from places in the result, 0 to 1, to places in the image, -1 to 1.
         size: height and width of the result.
         edge: what lies outside.
 
     Returns:
         (B, C, *size).
     """
-    inverse = np.linalg.inv(matrices[:, :, :2])
-    offset = -np.einsum("bij,bj->bi", inverse, matrices[:, :, 2])
-    sides = np.array(images.shape[:1:-1])
-    inverse, offset = inverse * 2 / sides[:, None], offset * 2 / sides - 1  # grid_sample counts from -1 to 1
-    steps, offsets = torch.from_numpy(inverse).float(), torch.from_numpy(offset).float()
-    across, down = (torch.arange(side, dtype=torch.float32) + 0.5 for side in (size[1], size[0]))
+    down, across = ((torch.arange(side) + 0.5) / side for side in size)
+    steps = torch.from_numpy(sources).float()[:, None]
     # x and y as one complex number: one addition fills the grid of coordinates.
-    along = torch.view_as_complex((steps[:, None, :, 1] * down[:, None] + offsets[:, None]).contiguous())
-    row = torch.view_as_complex((steps[:, None, :, 0] * across[:, None]).contiguous())
+    along = torch.view_as_complex(steps[..., 1] * down[:, None] + steps[..., 2])
+    row = torch.view_as_complex(steps[..., 0] * across[:, None])
     grid = torch.view_as_real(along[:, :, None] + row[:, None])
     padding = "border" if edge == "replicate" else "zeros"
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
@@ -135,16 +131,13 @@ def move_points(points: np.ndarray, moves: Moves) -> Tensor:
     return torch.from_numpy(moved.astype(np.float32))
 
 
-def move_maps(maps: np.ndarray, moves: Moves, sides: np.ndarray) -> Tensor:
+def move_maps(maps: np.ndarray, moves: Moves) -> Tensor:
     """Heat maps moved with their images, 0 outside them.
 
     Args:
         maps: (B, K, h, w) in [0, 1] over the whole image; one that is not finite everywhere stays as it is.
         moves: of every image.
-        sides: (B, 2) height and width of the images, px.
     """
     before = torch.from_numpy(np.asarray(maps, np.float32))
-    grid = np.array(maps.shape[:1:-1], np.float64)
-    matrices = scaled(moves.matrices, grid / sides[:, ::-1], grid / moves.size)
     known = before.isfinite().all(3).all(2)[:, :, None, None]
-    return torch.where(known, warp(before, matrices, (maps.shape[2], maps.shape[3])).clamp(0, 1), before)
+    return torch.where(known, warp(before, moves.sources(), (maps.shape[2], maps.shape[3])).clamp(0, 1), before)

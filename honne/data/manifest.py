@@ -225,7 +225,7 @@ class PreparedData:
 
     def image_bytes(self, row: int) -> memoryview:
         """Encoded bytes of a row's image, straight from the memory map."""
-        reference = self.rows["image"].iat[row]
+        reference = str(self.rows["image"].iat[row])
         shard, _, position = reference.partition(":")
         if shard not in self._shards:
             path = self.root / "images" / f"{shard}.arrow"

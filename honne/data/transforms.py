@@ -162,7 +162,7 @@ def transform(
         torch.from_numpy(moved if moved.shape[1] == 3 else moved.repeat(3, 1)),
         moves.flipped,
         None if landmarks is None else move_points(landmarks, moves),
-        None if heatmaps is None else move_maps(heatmaps, moves, sides),
+        None if heatmaps is None else move_maps(heatmaps, moves),
     )
 
 
@@ -195,7 +195,7 @@ def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int) -> Mo
     linear = turn * (size / kept[:, None])
     offset = centre - np.einsum("bij,bj->bi", linear, corner + kept / 2)
     matrices = np.concatenate([linear, offset[:, :, None]], 2)
-    return Moves(np.concatenate([corner, kept], 1), matrices, flipped, warped, size)
+    return Moves(sides, np.concatenate([corner, kept], 1), matrices, flipped, warped, size)
 
 
 def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: Sequence[np.random.Generator]) -> None:

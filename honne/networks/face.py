@@ -44,10 +44,10 @@ class FaceNetwork(nn.Module):
                 f"unknown backbone '{backbone}'.",
                 f"Did you mean {' or '.join(near)}?" if near else "`timm.list_models()` lists the names.",
             )
-        self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0, **(backbone_options or {}))
+        body: Any = timm.create_model(backbone, pretrained=False, num_classes=0, **(backbone_options or {}))
+        self.backbone = body
         self.dropout = nn.Dropout(dropout)
-        width = self.backbone.num_features if not hasattr(self.backbone, "head_hidden_size") else None
-        width = width or self.backbone.head_hidden_size
+        width = int(getattr(body, "head_hidden_size", None) or body.num_features)
         self.expression = nn.Linear(width, len(schema.expressions)) if schema.expressions else None
         self.action_units = nn.Linear(width, len(schema.action_units)) if schema.action_units else None
         self.valence_arousal = nn.Linear(width, 2) if schema.valence_arousal else None
@@ -83,6 +83,7 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
     """
     if not path.is_file():
         raise HonneError(f"{path}: no such weights file.", "Give the path of a .safetensors or state-dict file.")
+    entries: Any
     try:
         entries = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:

@@ -22,9 +22,9 @@ class FaceResNet(ResNet):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.maxpool = nn.Identity()
+        self.maxpool = nn.Identity()  # type: ignore[assignment]
         for info in self.feature_info[1:]:
-            info["reduction"] //= 2
+            info["reduction"] = int(str(info["reduction"])) // 2
 
 
 @register_model
