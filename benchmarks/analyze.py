@@ -15,7 +15,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
@@ -60,16 +59,12 @@ def film(path: Path, clip: Path | None, frames: int) -> Path:
 def find_faces(clip: Path) -> int:
     """Decode and find faces with as many finders as the analysis has; gives the number of frames."""
     threads = max(1, min(MAX_FINDERS, cores()))
-    own = threading.local()
-
-    def prepare() -> None:
-        own.finder = finder("mediapipe")
-
+    shared = finder("mediapipe")
     waiting: list = []
     count = 0
-    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for frame in open_media(clip).frames():
-            waiting.append(pool.submit(lambda image: own.finder.find(image), frame.image))
+            waiting.append(pool.submit(shared.find, frame.image))
             count += 1
             if len(waiting) > 2 * threads:
                 waiting.pop(0).result()

@@ -525,7 +525,6 @@ def test_real_face_with_mediapipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert abs(first["box_x"] - still["box_x"]) < 8  # the film is compressed, the still is not
 
 
-@pytest.mark.slow
 def test_ray_gives_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.undo()
@@ -538,6 +537,10 @@ def test_ray_gives_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     analysis.analyze(named, out=tmp_path / "plain", **options)
     try:
         report = analysis.analyze(named, out=tmp_path / "ray", engine="ray", **options)
+    except HonneError as error:
+        if "Ray did not start" not in error.what:
+            raise
+        pytest.skip(error.what)  # it gives up after 30 s, which a busy machine may need
     finally:
         ray.shutdown()
     assert [each.title for each in report.failed] == [str(tmp_path / "stills")]

@@ -99,7 +99,11 @@ def _results(jobs: list[dict[str, Any]], task: Task, batch_size: int) -> Iterato
     if not jobs:
         return
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises plain ones
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise HonneError(f"Ray did not start: {reason}.", "Try again, or use --engine local.") from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     workers = max(1, min(len(jobs), int(ray.cluster_resources().get("CPU", 1)) // CORES))

@@ -1,7 +1,8 @@
 """From frames to raw rows: decode, find faces, crop, track, predict, all at the same time.
 
-One thread decodes ahead, a few find and crop faces, the calling thread tracks and predicts. All queues are bounded. Every step sees one frame at a time in order, or is independent of the others, so the
-rows do not depend on threads, batch size or chunking.
+One thread decodes ahead, a few find and crop faces, the calling thread tracks and predicts. All queues are bounded.
+Every step sees one frame at a time in order, or is independent of the others, so the rows do not depend on threads,
+batch size or chunking.
 """
 
 from __future__ import annotations

@@ -194,7 +194,8 @@ def _confusions(results: Results) -> list[Html]:
     return [
         paragraph(
             "Rows are true expressions, columns what the model said, in per cent. Below, confidence against the share "
-            "that was right: on the dashed line a model means what it says. Larger dots stand for more faces."
+            "that was right about the main expression; larger dots stand for more faces. A model of votes lies above "
+            "the dashed line by design: where it expects 60 % of the observers to say fear, fear is the right answer."
         ),
         columns(*(card(confusion(arm.result["confusion"], names), title=arm.called) for arm in arms), least=360),
         keys(arm.called for arm in arms),
@@ -260,9 +261,9 @@ def _photograph(photograph: Photograph | str) -> list[Html]:
     if isinstance(photograph, str):
         return [paragraph(f"Left out on this machine. {photograph}")]
     faces = photograph.table[photograph.table["status"] == "ok"]
-    found = "one face" if len(faces) == 1 else f"{len(faces)} faces"
+    found = "One face was" if len(faces) == 1 else f"{len(faces)} faces were"
     name = html(photograph.model)
-    parts = [paragraph(Html(f"Read by <code>{name}</code>, the model inside the package, which found {found}."))]
+    parts = [paragraph(Html(f"{found} found, and read by <code>{name}</code>, the model inside the package."))]
     if not len(faces):
         return parts
     face = faces.iloc[0]

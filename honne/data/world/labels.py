@@ -21,7 +21,7 @@ CODEBOOK: dict[str, dict[int, float]] = {
     "anger": {4: 5.0, 5: 2.5, 7: 3.5, 17: 2.0, 23: 4.0, 24: 2.5},
     "disgust": {4: 2.0, 7: 2.5, 9: 5.0, 10: 4.5, 25: 1.5},
     "fear": {1: 4.5, 2: 2.5, 4: 3.0, 5: 5.0, 20: 4.5, 25: 3.5, 26: 1.8},
-    "contempt": {12: 2.5, 14: 4.5},
+    "contempt": {12: 1.5, 14: 3.5},
 }
 """Intensities (0..5) at full strength; contempt shows on one half of the face only."""
 
