@@ -194,6 +194,7 @@ class Model:
         entries = {name: _stored(value, half) for name, value in self.network.state_dict().items()}
         with replacing(folder / "model.safetensors") as path:
             save_file(entries, path, metadata={"format": "pt"})
+            path.chmod(0o644)  # safetensors makes files that only their owner can read
         weights = sha256(folder / "model.safetensors")
         for name, text in (
             ("metrics.json", json.dumps(metrics, indent=2) + "\n"),

@@ -356,12 +356,18 @@ def _has_valid(data: PreparedData) -> bool:
 
 @torch.inference_mode()
 def _temperature(trained: Method, data: DataModule) -> float:
-    """Temperature by which expression logits are divided, fitted on the validation split."""
+    """Temperature by which expression logits are divided, fitted on the validation split.
+
+    Against the class labels where there are any: a probability of 0.8 then means that eight of ten such faces are
+    labelled so. Data with nothing but votes are calibrated against these.
+    """
     if not data.labels.expressions:
         return 1.0
-    seen = [(trained.predict(batch), batch) for batch in data.val_dataloader()]
-    prediction, batch = gather(seen)
-    target: Tensor | None = batch.labels.expression_target(len(data.labels.expressions))
+    prediction, batch = gather([(trained.predict(batch), batch) for batch in data.val_dataloader()])
+    labels = batch.labels
+    if labels.expression is not None and (labels.expression != NOT_LABELLED).any():
+        labels.distribution = None
+    target: Tensor | None = labels.expression_target(len(data.labels.expressions))
     if prediction.expression is None or target is None:
         return 1.0
     known = ~target.isnan().any(1)

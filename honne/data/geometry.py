@@ -18,7 +18,7 @@ from honne.data.flips import FLIP_68
 
 Edge = Literal["replicate", "black"]
 
-_PIXELS_AT_ONCE = 1 << 17  # images are warped in chunks that stay in the cache
+_PIXELS_AT_ONCE = 1 << 16  # images are warped in chunks that stay in the cache
 
 
 @dataclass(frozen=True)

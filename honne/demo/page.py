@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 import torch
 
 import honne
-from honne.data.world import CODEBOOK, World, gallery
+from honne.data.world import CODEBOOK, Truth, World, gallery, read_truth
 from honne.demo.photograph import CREDIT, Photograph
 from honne.demo.results import Results
 from honne.report import (
@@ -98,7 +97,7 @@ def _headline(results: Results) -> Html:
     )
 
 
-def _world(world: World, pictures: np.ndarray, truth: Any) -> list[Html]:
+def _world(world: World, pictures: np.ndarray, truth: Truth) -> list[Html]:
     parts = [
         paragraph(
             f"{world.n:,} faces of {world.subjects} invented people, drawn from muscle movements. Each shows a known "
@@ -140,8 +139,6 @@ def _training(results: Results) -> list[Html]:
 
 
 def _wrong_share(results: Results) -> float:
-    from honne.data.world import read_truth
-
     truth = read_truth(results.data.root)
     train = truth[truth["split"] == "train"]
     return float((train["label"] != train["expression"]).mean())

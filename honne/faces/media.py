@@ -282,6 +282,8 @@ def _open_video(name: str) -> tuple[Any, Any]:
     try:
         # An edit list can hide frames that are in the file; every stored frame is a row of the table.
         container = av.open(name, options={"ignore_editlist": "1"}, metadata_errors="replace")
+        if not container.streams:
+            raise ValueError("no streams in it")
     except (av.FFmpegError, ValueError) as error:
         raise HonneError(
             f"{name}: this is no picture or video that can be read ({_reason(error)}).",

@@ -20,6 +20,8 @@ from honne.faces.mesh import face_from_mesh
 
 NEAR_REACH, FAR_REACH = 7, 9
 """The detectors find faces of at least this part of their window's side (0.93 and 0.92 of those on photographs)."""
+GROUP_REACH = 4.5
+"""And nearly all (0.99) of those of at least this part, which is what thirty faces in one picture need."""
 SMALLEST_FACE = 20
 """px; smaller faces are not searched for."""
 LONE_WINDOW = 640
@@ -131,14 +133,16 @@ def _candidates(graphs: _Graphs, image: np.ndarray) -> list[Detection]:
     side = max(height, width)
     lone = max(min(LONE_WINDOW, int(0.36 * side)), SMALLEST_FACE)
     group = max(NEAR_REACH * SMALLEST_FACE, side // 32)
-    found, reach = graphs.near(image), side / NEAR_REACH
-    # Where the smallest face found is larger than the smallest that this level shows, none was missed. A doubtful one
-    # does not count: a group looks to the detector like one large, doubtful face.
-    while not (certain := [one.box[2] for one in found if one.score > CERTAIN]) or min(certain) < reach:
+    found, reach = graphs.near(image), NEAR_REACH
+    # Where the smallest face found is well above the smallest that this level shows, none was missed; in a group more
+    # so. A doubtful one does not count: a group looks to the detector like one large, doubtful face.
+    while not (certain := [one.box[2] for one in found if one.score > CERTAIN]) or min(certain) < side / (
+        reach if len(certain) == 1 else GROUP_REACH
+    ):
         side = int(0.6 * side)
         if side < (group if certain else lone):
             break
-        detect, reach = (graphs.near, side / NEAR_REACH) if certain else (graphs.far, side / FAR_REACH)
+        detect, reach = (graphs.near, NEAR_REACH) if certain else (graphs.far, FAR_REACH)
         for x, y in _window_corners(height, width, side):
             found += [_moved(one, x, y) for one in detect(image[y : y + side, x : x + side])]
         found = without_doubles(found, 0.3)
@@ -320,7 +324,7 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
 def mediapipe_package() -> Any:
     os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
+    warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype", category=UserWarning)
     try:
         with silenced():
             import mediapipe
