@@ -15,6 +15,8 @@ from honne.faces.face import Face, FaceFinder
 from honne.faces.finders import find_faces, finder
 from honne.faces.mesh import FIVE_POINTS, FRONTAL, LANDMARKS_68, five_points, head_pose
 
+pytestmark = pytest.mark.filterwarnings("ignore:SymbolDatabase")  # MediaPipe's use of protobuf
+
 BLANK = np.zeros((120, 160, 3), np.uint8)
 
 
@@ -52,7 +54,7 @@ def test_one_face_with_everything_about_it(portrait: Face) -> None:
     assert portrait.mesh.shape == (478, 3)
     assert portrait.landmarks.shape == (68, 2)
     # The pupils, the nose and the mouth corners as one sees them in the picture.
-    np.testing.assert_allclose(portrait.points, [[208, 104], [246, 103], [228, 129], [208, 146], [247, 146]], atol=6)
+    np.testing.assert_allclose(portrait.points, [[203, 101], [246, 103], [223, 131], [202, 139], [246, 140]], atol=4)
     np.testing.assert_allclose(five_points(portrait.landmarks), portrait.points, atol=5)
     assert np.abs(portrait.pose).max() < 10
 

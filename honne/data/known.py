@@ -100,7 +100,7 @@ def _codes(data: Sequence[PreparedData], column: str, names: Sequence[str]) -> n
                     f"{part.root}: manifest row {row}: {column} '{value}' is not one of {', '.join(names)}.",
                     "Prepare the data set again.",
                 )
-        codes.append(np.array([place.get(value, NOT_LABELLED) for value in values], np.int64))
+        codes.append(np.array([place.get(str(value), NOT_LABELLED) for value in values], np.int64))
     return np.concatenate(codes)
 
 

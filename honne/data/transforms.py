@@ -215,15 +215,15 @@ def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: 
     if coloured:
         for i in np.flatnonzero(chance["grey"] < options.grey):
             images[i] = _luma(images[i])
-    for i in np.flatnonzero(chance["blur"] < options.blur):
+    for i in np.flatnonzero(chance["blur"] < options.blur).tolist():
         soft = ImageFilter.GaussianBlur(float(options.blur_sigma * chance["sigma"][i]))
         for plane in images[i]:
             plane[:] = np.asarray(Image.fromarray(plane).filter(soft))
     levels = (_NORMAL * options.noise_sigma).round().astype(np.int16)
-    for i in np.flatnonzero(chance["noise"] < options.noise):
+    for i in np.flatnonzero(chance["noise"] < options.noise).tolist():
         noise = levels[np.frombuffer(generators[i].bytes(images[i].size), np.uint8)]
         images[i] = (images[i] + noise.reshape(images[i].shape)).clip(0, 255)
-    for i in np.flatnonzero(chance["erase"] < options.erase):
+    for i in np.flatnonzero(chance["erase"] < options.erase).tolist():
         hole = _hole(images[i], {name: float(values[i]) for name, values in chance.items()}, options)
         hole[:] = 128 if options.erase_with == "grey" else generators[i].integers(0, 256, hole.shape, np.uint8)
 
