@@ -30,6 +30,20 @@ def expression_loss(
     return -(weights * F.log_softmax(logits, 1)).sum() / weights.sum().clamp_min(torch.finfo(logits.dtype).tiny)
 
 
+def multi_target_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy against whichever accepted class the network finds likeliest: -log max_k(t_k p_k).
+
+    Args:
+        logits: (B, C) scores.
+        target: (B, C), 1 for every accepted class and a small number else; rows of NaN do not count.
+
+    Source: Barsoum et al., ICMI 2016, multi-label training of FER+.
+    """
+    known = ~target.isnan().any(1)
+    accepted = F.log_softmax(logits, 1) + torch.where(known[:, None], target, 1.0).log()
+    return -(accepted.max(1).values * known).sum() / known.sum().clamp_min(1)
+
+
 def action_unit_loss(logits: Tensor, target: Tensor, positive_weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy, mean over the coded (image, action unit) pairs.
 

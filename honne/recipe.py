@@ -52,7 +52,8 @@ class DataOptions:
         size: side of the network's input in px; unset = as prepared.
         batch_size: rows per step and process.
         workers: loading processes; 0 loads in the training process.
-        targets: what to learn for expressions: label (the class) or distribution (votes where there are any).
+        targets: what to learn for expressions: label (the class), distribution (the prepared target, or the votes), or
+            sampled (a class drawn from that distribution whenever an image is shown: FER+'s probability mode).
         sampling: uniform, or class_balanced (every expression equally often in expectation).
         augment: changes to training images.
     """
@@ -61,7 +62,7 @@ class DataOptions:
     size: int | None = None
     batch_size: int = 64
     workers: int = 0
-    targets: Literal["label", "distribution"] = "label"
+    targets: Literal["label", "distribution", "sampled"] = "label"
     sampling: Literal["uniform", "class_balanced"] = "uniform"
     augment: Augment = field(default_factory=Augment)
 

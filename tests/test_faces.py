@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -161,6 +162,43 @@ def test_files_that_are_missing_or_something_else(kind: str, tmp_path: Path) -> 
     with pytest.raises(HonneError, match=r"wrong\.bin") as error:
         finder(f"{kind}:{wrong}")
     assert error.value.hint
+
+
+def test_tasks_bundle(tmp_path: Path, astronaut: np.ndarray) -> None:
+    """A bundle of the older models in the wheel: it runs, but orders its mesh otherwise, so only the place counts."""
+    modules = Path(pytest.importorskip("mediapipe").__file__).parent / "modules"
+    with ZipFile(tmp_path / "old.task", "w") as bundle:
+        bundle.write(modules / "face_detection/face_detection_short_range.tflite", "face_detector.tflite")
+        bundle.write(modules / "face_landmark/face_landmark.tflite", "face_landmarks_detector.tflite")
+    faces = finder(f"tasks:{tmp_path / 'old.task'}", max_faces=3)
+    [face] = faces.find(astronaut)
+    assert face.mesh.shape == (478, 3)
+    assert np.linalg.norm(np.median(face.mesh[:, :2], axis=0) - (225, 120)) < 40
+    assert faces.find(BLANK) == []
+
+
+def test_yunet_rows_become_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    rows = np.array([[10, 20, 30, 40, *range(10), 0.9], [0, 0, 60, 60, *range(10), 0.8]], np.float32)
+
+    class Detector:
+        @staticmethod
+        def create(*_: object) -> Detector:
+            return Detector()
+
+        def setInputSize(self, size: tuple[int, int]) -> None:
+            assert size == (960, 480)
+
+        def detect(self, image: np.ndarray) -> tuple[int, np.ndarray]:
+            assert image.shape == (480, 960, 3)
+            return 1, rows
+
+    monkeypatch.setattr(cv2, "FaceDetectorYN", Detector)
+    (tmp_path / "yunet.onnx").touch()
+    first, second = finder(f"yunet:{tmp_path / 'yunet.onnx'}").find(np.zeros((960, 1920, 3), np.uint8))
+    assert first.box.tolist() == [0, 0, 120, 120]
+    assert second.box.tolist() == [20, 40, 60, 80]
+    assert (second.score, second.points[4].tolist()) == (pytest.approx(0.9), [16, 18])
 
 
 def landmark_columns(count: int, prefix: str = "") -> dict[str, np.ndarray]:

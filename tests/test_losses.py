@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from honne.batch import NOT_LABELLED, Labels
-from honne.losses import action_unit_loss, concordance, expression_loss, valence_arousal_loss
+from honne.losses import action_unit_loss, concordance, expression_loss, multi_target_loss, valence_arousal_loss
 
 
 @pytest.fixture
@@ -53,6 +53,13 @@ def test_a_batch_without_labels_costs_nothing_and_keeps_gradients_finite(random:
     valence_arousal_loss(prediction, nothing[:, :2]).backward()
     assert prediction.grad is not None
     assert torch.equal(prediction.grad, torch.zeros(4, 2))
+
+
+def test_multi_target_loss_takes_the_likeliest_accepted_class() -> None:
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0], [5.0, 5.0, 5.0]])
+    target = torch.tensor([[0.001, 1.0, 1.0], [1.0, 0.001, 0.001], [torch.nan] * 3])
+    expected = -(logits[0].log_softmax(0)[2] + logits[1].log_softmax(0)[0]) / 2
+    assert torch.isclose(multi_target_loss(logits, target), expected)
 
 
 def test_action_unit_loss_is_the_mean_over_coded_entries(random: torch.Generator) -> None:

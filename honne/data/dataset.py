@@ -21,7 +21,7 @@ from honne.data.transforms import Augment, Transformed, transform
 from honne.errors import HonneError
 from honne.labels import LabelSchema
 
-Targets = Literal["label", "distribution", "sampled"]
+Targets = Literal["label", "distribution", "sampled", "votes"]
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
@@ -86,7 +86,7 @@ class FaceData(Dataset[Batch]):
         augment: random changes; `None` for none.
         seed: of the changes.
         targets: `label`: class labels only; `distribution`: also target distributions; `sampled`: a class drawn
-            from the target distribution whenever a row is shown.
+            from the target distribution whenever a row is shown; `votes`: the votes themselves, to measure against.
         heatmaps: gives (B, K, h, w) float maps in [0, 1] over the stored images for (B,) row numbers.
         sides: (A,) order of the action-unit columns after a flip, where they carry a side
             (see `honne.data.flips.sided_units`).
@@ -111,7 +111,7 @@ class FaceData(Dataset[Batch]):
         self.data, self.size, self.augment, self.seed = list(data), size, augment, seed
         self.targets, self.heatmaps, self.sides = targets, heatmaps, sides
         self.starts = np.cumsum([0, *(len(part) for part in self.data)])
-        self.known = known(self.data, targets != "label")
+        self.known = known(self.data, {"label": "none", "votes": "votes"}.get(targets, "target"))  # type: ignore[arg-type]
         self.has_images = self._all_have("image")
         self.readers = [SequenceReader(part.root / "sequences") for part in data] if self._all_have("sequence") else []
 

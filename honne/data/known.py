@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -47,12 +48,13 @@ class Known:
         return some
 
 
-def known(data: Sequence[PreparedData], distributions: bool = False) -> Known:
+def known(data: Sequence[PreparedData], distributions: Literal["none", "target", "votes"] = "none") -> Known:
     """Labels, landmarks and strata of all rows of all data sets, one set after the other.
 
     Args:
         data: data sets of one label schema.
-        distributions: read target distributions too: column `target` where a data set has it, else votes / their sum.
+        distributions: which to read: none; what is to be learned (column `target` where a data set has it, else votes
+            over their sum); or the votes over their sum, to measure against (`target` where there are none).
 
     Raises:
         HonneError: an expression that the schema does not have.
@@ -63,7 +65,9 @@ def known(data: Sequence[PreparedData], distributions: bool = False) -> Known:
     return Known(
         count=sum(map(len, data)),
         expression=_codes(data, "expression", data[0].schema.labels.expressions),
-        distribution=_join(data, [_distribution(part) for part in data]) if distributions else None,
+        distribution=_join(data, [_distribution(part, distributions == "votes") for part in data])
+        if distributions != "none"
+        else None,
         action_units=_column(data, "au"),
         au_intensity=_column(data, "au_intensity"),
         valence_arousal=None if valence is None or arousal is None else np.stack([valence, arousal], 1),
@@ -104,9 +108,9 @@ def _codes(data: Sequence[PreparedData], column: str, names: Sequence[str]) -> n
     return np.concatenate(codes)
 
 
-def _distribution(data: PreparedData) -> np.ndarray | None:
-    target = data.stack("target")
-    if target is None and (votes := data.stack("votes")) is not None:
-        total = votes.sum(1, keepdims=True)
-        target = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
-    return target
+def _distribution(data: PreparedData, prefer_votes: bool) -> np.ndarray | None:
+    target, votes = data.stack("target"), data.stack("votes")
+    if votes is None or (target is not None and not prefer_votes):
+        return target
+    total = votes.sum(1, keepdims=True)
+    return np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)

@@ -125,7 +125,7 @@ def batches(
         batch_size: images in a batch.
         workers: loading processes.
     """
-    faces = FaceData(open_data(data), size, targets="distribution")
+    faces = FaceData(open_data(data), size, targets="votes")
     return iter(Loader(faces, OnceBatches(faces.rows(split), batch_size), workers))
 
 
@@ -163,7 +163,7 @@ class DataModule(lightning.LightningDataModule):
         self.augment, self.targets, self.balanced, self.drop_last = augment, targets, balanced, drop_last
         self.training = FaceData(self.data, size, augment, seed, targets)
         # Measured against the votes whatever is learned.
-        self.measuring = FaceData(self.data, size, targets="distribution")
+        self.measuring = FaceData(self.data, size, targets="votes")
 
     @property
     def labels(self) -> LabelSchema:

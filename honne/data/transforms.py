@@ -204,26 +204,26 @@ def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: 
     changed = chance["colour"] < options.colour
     if options.brightness or options.contrast or options.gamma:
         tables = _tables(chance, options)
-        for i in np.flatnonzero(changed):
+        for i in map(int, np.flatnonzero(changed)):
             images[i] = np.frombuffer(images[i].tobytes().translate(tables[i].tobytes()), np.uint8).reshape(
                 images[i].shape
             )
     if coloured and options.saturation:
-        for i in np.flatnonzero(changed):
+        for i in map(int, np.flatnonzero(changed)):
             grey, factor = _luma(images[i]), 1 + options.saturation * (2 * chance["saturation"][i] - 1)
             images[i] = (grey + factor * (images[i].astype(np.float32) - grey) + 0.5).clip(0, 255)
     if coloured:
-        for i in np.flatnonzero(chance["grey"] < options.grey):
+        for i in map(int, np.flatnonzero(chance["grey"] < options.grey)):
             images[i] = _luma(images[i])
-    for i in np.flatnonzero(chance["blur"] < options.blur).tolist():
+    for i in map(int, np.flatnonzero(chance["blur"] < options.blur)):
         soft = ImageFilter.GaussianBlur(float(options.blur_sigma * chance["sigma"][i]))
         for plane in images[i]:
             plane[:] = np.asarray(Image.fromarray(plane).filter(soft))
     levels = (_NORMAL * options.noise_sigma).round().astype(np.int16)
-    for i in np.flatnonzero(chance["noise"] < options.noise).tolist():
+    for i in map(int, np.flatnonzero(chance["noise"] < options.noise)):
         noise = levels[np.frombuffer(generators[i].bytes(images[i].size), np.uint8)]
         images[i] = (images[i] + noise.reshape(images[i].shape)).clip(0, 255)
-    for i in np.flatnonzero(chance["erase"] < options.erase).tolist():
+    for i in map(int, np.flatnonzero(chance["erase"] < options.erase)):
         hole = _hole(images[i], {name: float(values[i]) for name, values in chance.items()}, options)
         hole[:] = 128 if options.erase_with == "grey" else generators[i].integers(0, 256, hole.shape, np.uint8)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from honne.batch import Batch
 from honne.data.transforms import mix_images
-from honne.losses import action_unit_loss, expression_loss, valence_arousal_loss
+from honne.losses import action_unit_loss, expression_loss, multi_target_loss, valence_arousal_loss
 from honne.methods.base import Method
 
 
@@ -26,6 +26,8 @@ class ErmOptions:
     """Plain training.
 
     Args:
+        expression_loss: cross_entropy against the target, or multi_target (-log of the likeliest accepted class, for
+            data prepared with `--target-mode multi_target`; without class weights and label smoothing).
         label_smoothing: share of each expression target given to the uniform distribution, 0..1.
         class_weights: balanced weights each expression class by the inverse of its share of the training labels, and
             each action unit's presence by its odds of absence; none leaves them equal.
@@ -36,6 +38,7 @@ class ErmOptions:
         valence_arousal_weight: weight of the valence/arousal loss.
     """
 
+    expression_loss: Literal["cross_entropy", "multi_target"] = "cross_entropy"
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     mixup: float = 0.0
@@ -81,8 +84,8 @@ class Erm(Method):
         prediction, labels, terms = self.network(batch), batch.labels, {}
         target = labels.expression_target(len(self.schema.expressions))
         if prediction.expression is not None and target is not None:
-            terms["expression"] = self.options.expression_weight * expression_loss(
-                prediction.expression.float(), target, self.class_weights, self.options.label_smoothing
+            terms["expression"] = self.options.expression_weight * self._expression_loss(
+                prediction.expression.float(), target
             )
         if prediction.action_units is not None and labels.action_units is not None:
             terms["action_units"] = self.options.action_unit_weight * action_unit_loss(
@@ -93,6 +96,11 @@ class Erm(Method):
                 prediction.valence_arousal.float(), labels.valence_arousal
             )
         return terms
+
+    def _expression_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.options.expression_loss == "multi_target":
+            return multi_target_loss(logits, target)
+        return expression_loss(logits, target, self.class_weights, self.options.label_smoothing)
 
 
 def _inverse(shares: Tensor | None) -> Tensor | None:
