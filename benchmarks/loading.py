@@ -98,14 +98,14 @@ def measure(folder: Path, cases: list[Case], repeats: int, title: str) -> None:
         return len(encoded)
 
     bare = rate(decode, repeats)
-    shown = [("Pillow decoding alone", f"{bare:,.0f}", "1.00")]
+    shown = [("Pillow decoding alone", "", f"{bare:,.0f}", "1.00")]
     for name, size, augment in cases:
         module = DataModule(data, size=size, augment=augment)
         loader = module.train_dataloader()
         found = rate(lambda loader=loader: sum(len(batch) for batch in loader), repeats)  # type: ignore[misc]
-        shown.append((f"{name}: {size} px", f"{found:,.0f}", f"{found / bare:.2f}"))
+        shown.append((name, str(size), f"{found:,.0f}", f"{found / bare:.2f}"))
     kilobytes = sum(map(len, encoded)) / len(encoded) / 1000
-    say(table(f"{title}, {kilobytes:.1f} kB each", ("one core", "images/s", "of bare decoding"), shown))
+    say(table(f"{title}, {kilobytes:.1f} kB each", ("one core", "result, px", "images/s", "of bare decoding"), shown))
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from honne.calibration import fit_temperature
 from honne.card import write_card
 from honne.console import say
 from honne.curves import draw_curves
-from honne.data.loading import DataModule, open_data
+from honne.data.loading import DataModule, batches, open_data
 from honne.data.manifest import PreparedData, replacing, sha256
 from honne.data.transforms import Normalise
 from honne.errors import HonneError, WrongCall
@@ -363,7 +363,9 @@ def _temperature(trained: Method, data: DataModule) -> float:
     """
     if not data.labels.expressions:
         return 1.0
-    prediction, batch = gather([(trained.predict(batch), batch) for batch in data.val_dataloader()])
+    prediction, batch = gather(
+        [(trained.predict(batch), batch) for batch in batches(data.data, "valid", size=data.size)]
+    )
     labels = batch.labels
     if labels.expression is not None and (labels.expression != NOT_LABELLED).any():
         labels.distribution = None

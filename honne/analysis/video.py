@@ -145,7 +145,9 @@ def annotate(
     canvas = _Canvas(picture)
     found = [row for row in rows if row["face"] is not None]
     for row in found:
-        canvas.face(row, layout, scale, crowded=len(found) > 3)
+        canvas.box(row, scale)
+    for row in found:  # after all boxes, which would cross the writing
+        canvas.say(row, layout, scale, crowded=len(found) > 3)
     canvas.foot(f"{OUTPUTS_ARE} · {caption}", "" if found else "no face", time)
     return picture
 
@@ -160,11 +162,9 @@ class _Canvas:
         self.font = ImageFont.load_default(round(15 * self.unit))
         self.small = ImageFont.load_default(round(12.5 * self.unit))
 
-    def face(self, row: Row, layout: Layout, scale: float, crowded: bool) -> None:
-        """Box, then a panel beside it, or a short label where faces are many or small."""
-        colour = TRACK_COLOURS[row["face"] % len(TRACK_COLOURS)]
-        x, y, w, h = (row[f"box_{side}"] * scale for side in "xywh")
-        self._brackets(x, y, w, h, colour)
+    def say(self, row: Row, layout: Layout, scale: float, crowded: bool) -> None:
+        """A panel beside the box, or a short label where faces are many or small."""
+        x, y, w, h, colour = _place(row, scale)
         lines = _lines(row, layout)
         width, height = self._panel_size(lines)
         room = [left for left in (x + w + 8 * self.unit, x - width - 8 * self.unit) if 0 <= left <= self.width - width]
@@ -174,8 +174,9 @@ class _Canvas:
             top = min(max(y, 4 * self.unit), self.height - height - 30 * self.unit)
             self._panel(row, lines, room[0], top, colour)
 
-    def _brackets(self, x: float, y: float, w: float, h: float, colour: str) -> None:
+    def box(self, row: Row, scale: float) -> None:
         """Only the corners of the box, so that it does not cover the face."""
+        x, y, w, h, colour = _place(row, scale)
         arm, line = min(w, h) * 0.22, max(2, round(2.5 * self.unit))
         for cx, sx in ((x, 1), (x + w, -1)):
             for cy, sy in ((y, 1), (y + h, -1)):
@@ -206,7 +207,7 @@ class _Canvas:
         self.draw.text((x, y), text, FAINT, self.small, anchor="lm")
         if share is None:
             return
-        left, right = x + 82 * u, x + width - 31 * u
+        left, right = x + 82 * u, x + width - 38 * u
         if text == "uncertainty" or row["status"] != "ok":
             colour = GREY
         for end, fill in ((right, (255, 255, 255, 45)), (left + (right - left) * share, colour)):
@@ -242,6 +243,12 @@ class _Canvas:
             self.draw.text((right, middle), f"{int(time // 60):02d}:{time % 60:05.2f}", INK, self.small, anchor="rm")
             right -= 68 * u
         self.draw.text((right, middle), note, NOTE, self.small, anchor="rm")
+
+
+def _place(row: Row, scale: float) -> tuple[float, float, float, float, str]:
+    """Box in px of the picture, and the colour of its track."""
+    x, y, w, h = (row[f"box_{side}"] * scale for side in "xywh")
+    return x, y, w, h, TRACK_COLOURS[row["face"] % len(TRACK_COLOURS)]
 
 
 def _lines(row: Row, layout: Layout) -> list[tuple[str, float | None]]:

@@ -203,6 +203,10 @@ class PreparedData:
     def rows(self) -> pd.DataFrame:
         return pq.read_table(self.root / "manifest.parquet").to_pandas()
 
+    @cached_property
+    def _references(self) -> list[str]:
+        return self.rows["image"].tolist()  # many times faster to index than the frame
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -225,8 +229,7 @@ class PreparedData:
 
     def image_bytes(self, row: int) -> memoryview:
         """Encoded bytes of a row's image, straight from the memory map."""
-        reference = str(self.rows["image"].iat[row])
-        shard, _, position = reference.partition(":")
+        shard, _, position = self._references[row].partition(":")
         if shard not in self._shards:
             path = self.root / "images" / f"{shard}.arrow"
             if not path.is_file():

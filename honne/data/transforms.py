@@ -103,6 +103,7 @@ class Augment:
 
     @property
     def warps(self) -> bool:
+        """Whether it can do more than crop and flip."""
         return self.warp > 0 and (self.rotation, self.scale, self.shift, self.shear) != (0, (1, 1), 0, 0)
 
 

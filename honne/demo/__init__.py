@@ -85,7 +85,7 @@ def demo(out: Path = Path("honne-demo"), *, seed: int = 0, quick: bool = False) 
 
 def _world(seed: int, quick: bool) -> World:
     return World(
-        n=210 if quick else 2400,
+        n=210 if quick else 2800,
         size=48,
         seed=seed,
         labels="expression",
@@ -93,6 +93,8 @@ def _world(seed: int, quick: bool) -> World:
         annotation="single",
         domains=4,
         subjects=30 if quick else 200,
+        valid_share=0.12,
+        test_share=0.28,
     )
 
 

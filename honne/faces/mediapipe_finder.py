@@ -54,6 +54,7 @@ node {
 _DETECTOR_GRAPH = "mediapipe/modules/face_detection/face_detection_{}_range_cpu.binarypb"
 
 _stderr = threading.RLock()
+_processes: set[int] = set()
 
 
 @dataclass
@@ -96,9 +97,9 @@ class MediaPipeFinder:
 
     def find(self, image: np.ndarray) -> list[Face]:
         """Faces of an (H, W, 3) uint8 RGB image, largest first."""
-        if not hasattr(self._threads, "graphs"):
-            self._threads.graphs = _Graphs()
-        graphs: _Graphs = self._threads.graphs
+        graphs: _Graphs | None = getattr(self._threads, "graphs", None)
+        if graphs is None or graphs.process != os.getpid():
+            graphs = self._threads.graphs = _Graphs()
         faces: list[Face] = []
         for candidate in _candidates(graphs, image):
             look = _second_look(graphs, image, candidate)
@@ -217,6 +218,13 @@ class _Graphs:
     """Detector and mesh of one thread."""
 
     def __init__(self) -> None:
+        self.process = os.getpid()
+        if _processes - {self.process}:  # MediaPipe would abort the process
+            raise HonneError(
+                "MediaPipe cannot find faces in a process forked from one where it did.",
+                "Start processes by 'spawn', or find faces in threads.",
+            )
+        _processes.add(self.process)
         mp = mediapipe_package()
         from mediapipe.framework.formats.rect_pb2 import NormalizedRect
 

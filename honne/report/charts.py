@@ -68,7 +68,7 @@ def reliability(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> Html:
     for (name, bins), colour in zip(models.items(), COLOURS, strict=False):
         used = [line for line in bins if line["rows"]]
         total = sum(line["rows"] for line in used) or 1
-        path = " ".join(frame.at(line["confidence"], line["accuracy"]) for line in used)
+        path = " ".join(frame.at(line["confidence"], line["accuracy"]) for line in used if line["rows"] > total / 100)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" opacity=".55"/>')
         for line in used:
             radius = 2.5 + 14 * math.sqrt(line["rows"] / total)

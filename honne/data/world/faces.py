@@ -103,80 +103,110 @@ def _by(u: float, v: float) -> Tensor:
 
 def portrait(canvas: Tensor, face: Sitters) -> None:
     """Draw faces over (B, 3, S, S) pictures, in place."""
-    _head(canvas, face)
+    head = _Head(canvas, face)
+    _body(head, face)
+    _hair(head, face)
+    _skin(head, face)
+    head.close()
     for eye in _EYES:
         _eye(canvas, face, *eye)
     _lower_face(canvas, face)
 
 
-def _head(canvas: Tensor, face: Sitters) -> None:
-    """Shoulders, hair, ears, skin and its shading, over whole pictures."""
-    points, size = face.points, canvas.shape[-1]
-    middle = (points[:, 27] + points[:, 33]) / 2
-    axis = torch.nn.functional.normalize(points[:, 16] - points[:, 0], dim=1)
-    whole = Frame(canvas, torch.full_like(middle, size / 2), (99, 99), axis, 1, face.scale)
-    centre = whole.local(middle[:, None])[:, 0]
-    du, dv = whole.u - centre[:, :1], whole.v - centre[:, 1:]
-    away = torch.hypot(du, dv)
-    turn = (torch.atan2(du, -dv) + torch.pi) / (2 * torch.pi)  # 0 and 1 straight down, 0.5 up, by image left
+class _Head(Frame):
+    """Whole pictures with coordinates around the middle of the face.
 
-    position = turn.mul_(TABLE).clamp_(0, TABLE - 1e-3)
-    low = position.long()
-    part = position - low
+    Attributes:
+        du, dv: (B, M) from the centre, across and down the head.
+        away: (B, M) distance from the centre.
+        around: (B, M) direction, 0 and `TABLE` straight down, half of it up, by way of image left.
+        jaw, skull, hairline: local points.
+        cap: (B, M) distance from the centre to the outline of jaw and skull, in each px's direction.
+    """
 
-    def outline(shape: Tensor) -> Tensor:
-        """(B, M) distance from the centre to a closed outline of (B, K, 2) local points, in the direction of a px."""
-        u, v = (shape - centre[:, None]).unbind(-1)
-        at = (torch.atan2(u, -v) + torch.pi) / (2 * torch.pi)
+    def __init__(self, canvas: Tensor, face: Sitters) -> None:
+        points = face.points
+        axis = torch.nn.functional.normalize(points[:, 16] - points[:, 0], dim=1)
+        middle = torch.full_like(axis, canvas.shape[-1] / 2)
+        super().__init__(canvas, middle, (99, 99), axis, 1, face.scale)
+        self.jaw, self.skull, self.hairline = (self.local(points[:, part]) for part in (JAW, SKULL, HAIRLINE))
+        self.origin = self.local((points[:, 27:28] + points[:, 33:34]) / 2)
+        self.du, self.dv = self.u - self.origin[..., 0], self.v - self.origin[..., 1]
+        self.away = torch.hypot(self.du, self.dv)
+        self.around = _direction(self.du, self.dv).mul_(TABLE).clamp_(0, TABLE - 1e-3)
+        self.sector = self.around.long()
+        self.part = self.around - self.sector
+        self.cap = self.outline(torch.cat([self.skull, self.jaw[:, 1:16].flip(1)], 1))
+
+    def outline(self, shape: Tensor) -> Tensor:
+        """(B, M) distance from the centre to a closed outline of (B, K, 2) local points, in each px's direction."""
+        u, v = (shape - self.origin).unbind(-1)
+        at = _direction(u, v)
         order = at.argsort(1)
         at, radius = at.gather(1, order), torch.hypot(u, v).gather(1, order)
         at = torch.cat([at[:, -1:] - 1, at, at[:, :1] + 1], 1)
         radius = torch.cat([radius[:, -1:], radius, radius[:, :1]], 1)
-        grid = torch.linspace(0, 1, TABLE + 1).expand(len(at), -1).contiguous()
+        grid = torch.linspace(0, 1, TABLE + 1).expand(len(at), -1)
         table = resample(at, radius, grid)
-        return torch.lerp(table.gather(1, low), table.gather(1, low + 1), part)
+        return torch.lerp(table.gather(1, self.sector), table.gather(1, self.sector + 1), self.part)
 
-    jaw, skull, hairline = (whole.local(points[:, places]) for places in (JAW, SKULL, HAIRLINE))
-    chin = jaw[:, 8]
+
+def _direction(u: Tensor, v: Tensor) -> Tensor:
+    """0..1, 0 and 1 straight down, 0.5 straight up, by way of image left."""
+    return (torch.atan2(u, -v) + torch.pi) / (2 * torch.pi)
+
+
+def _strands(head: _Head) -> Tensor:
+    """Light and dark of combed hair."""
+    return 0.07 * torch.sin(head.around * 5.5 + 9 * head.away) + 0.05 * torch.sin(head.around * 13 - 5 * head.away)
+
+
+def _body(head: _Head, face: Sitters) -> None:
+    """Long hair behind neck and shirt, and these."""
+    chin = head.jaw[:, 8]
+    mane = head.edge(head.cap * 1.12 + 0.5 * head.dv.clamp(0, 0.3) - head.away) * (face.style == 3)[:, None]
+    head.paint(face.hair * 0.70, mane)
+    head.shade(_strands(head) * mane)
+    across, below = head.u - chin[:, :1], head.v - chin[:, 1:]
+    head.paint(face.skin * 0.74, head.edge(torch.minimum(0.46 - across.abs(), below + 0.4)))
+    collar = torch.hypot(across, below * 1.4) - 0.42
+    head.paint(face.shirt, head.edge(torch.minimum(below - 0.12 - 0.16 * across**2, collar)))
+
+
+def _hair(head: _Head, face: Sitters) -> None:
+    """Ears, and the hair above them."""
     long, bald = (face.style == 3)[:, None], (face.style == 0)[:, None]
-    cap = outline(torch.cat([skull, jaw[:, 1:16].flip(1)], 1))
-    strands = 0.07 * torch.sin(position * 5.5 + 9 * away) + 0.05 * torch.sin(position * 13 - 5 * away)
-    # long hair behind neck and shirt
-    mane = cap * 1.12 + 0.5 * dv.clamp(0, 0.3)
-    behind = whole.edge(mane - away) * long
-    whole.paint(face.hair * 0.70, behind)
-    whole.shade(strands * behind)
-    neck = torch.minimum(0.46 - (whole.u - chin[:, :1]).abs(), whole.v - chin[:, 1:] + 0.4)
-    whole.paint(face.skin * 0.74, whole.edge(neck))
-    collar = torch.hypot(whole.u - chin[:, :1], (whole.v - chin[:, 1:]) * 1.4) - 0.42
-    shoulders = whole.v - chin[:, 1:] - 0.12 - 0.16 * (whole.u - chin[:, :1]) ** 2
-    whole.paint(face.shirt, whole.edge(torch.minimum(shoulders, collar)))
-    # ears, hair, face
     for ear in EAR:
-        place = whole.local(points[:, ear : ear + 1])[:, 0]
-        whole.paint(face.skin * 0.84, whole.disc(place, 0.12, 1.8) * ~long)
-    volume = torch.where(bald, 0.0, 0.05 + 0.04 * (face.style == 2)[:, None]) * (dv < 0)
-    crown = whole.edge(torch.minimum(cap + volume - away, -0.05 - dv))
-    whole.paint(torch.where(bald, face.skin * 0.97, face.hair), crown)
-    rim = (away / cap) ** 2
-    whole.shade((0.16 * rim * rim - 0.09 * bump(40 * (rim - 0.75) ** 2) + strands * ~bald) * crown)
-    hairline[..., 1] += 0.17 * (face.style == 2)[:, None]
-    brim = outline(torch.cat([torch.where(bald[..., None], skull[:, 2:9], hairline), jaw.flip(1)], 1))
-    inside = whole.edge(brim - away)
-    whole.paint(face.skin, inside)
-    round_off = (away / brim.clamp_min(0.1)).clamp_(0, 1.1).square()
-    light = face.light[:, None] * du * 0.10 - 0.05 * dv
-    whole.shade((0.28 * round_off.square() - light - 0.04) * inside)
-    hem = bump(((away - brim) / 0.07) ** 2) * (dv < -0.3)
-    whole.shade(0.22 * hem * ~bald * inside)
-    forehead = whole.local(points[:, [20, 21, 22, 23]]).mean(1)
+        place = head.local(face.points[:, ear : ear + 1])[:, 0]
+        head.paint(face.skin * 0.84, head.disc(place, 0.12, 1.8) * ~long)
+    volume = torch.where(bald, 0.0, 0.05 + 0.04 * (face.style == 2)[:, None]) * (head.dv < 0)
+    crown = head.edge(torch.minimum(head.cap + volume - head.away, -0.05 - head.dv))
+    head.paint(torch.where(bald, face.skin * 0.97, face.hair), crown)
+    rim = (head.away / head.cap) ** 2
+    head.shade((0.16 * rim * rim - 0.09 * bump(40 * (rim - 0.75) ** 2) + _strands(head) * ~bald) * crown)
+
+
+def _skin(head: _Head, face: Sitters) -> None:
+    """The face below the hairline, rounded by shading, and the forehead's wrinkles (action units 1 and 2)."""
+    bald = (face.style == 0)[:, None]
+    fringe = head.hairline.clone()
+    fringe[..., 1] += 0.17 * (face.style == 2)[:, None]
+    top = torch.where(bald[..., None], head.skull[:, 2:9], fringe)
+    brim = head.outline(torch.cat([top, head.jaw.flip(1)], 1))
+    inside = head.edge(brim - head.away)
+    head.paint(face.skin, inside)
+    rounded = (head.away / brim.clamp_min(0.1)).clamp_(0, 1.1).square().square()
+    light = face.light[:, None] * head.du * 0.10 - 0.05 * head.dv
+    head.shade((0.28 * rounded - light - 0.04) * inside)
+    under_hair = bump(((head.away - brim) / 0.07) ** 2) * (head.dv < -0.3) * ~bald
+    head.shade(0.22 * under_hair * inside)
+    forehead = head.local(face.points[:, [20, 21, 22, 23]]).mean(1)
+    across, above = head.u - forehead[:, :1], head.v - forehead[:, 1:]
     raised = (face.unit(1) + face.unit(2)).clamp(max=1.4) * (1 - 0.5 * face.unit(4))
+    reach = (0.45 - across.abs()).clamp(0, 0.2) / 0.2
     for lift in (0.17, 0.28):
-        bend = 0.06 * ((whole.u - forehead[:, :1]) / 0.5) ** 2
-        crease = (whole.v - forehead[:, 1:] + lift - bend).abs()
-        reach = (0.45 - (whole.u - forehead[:, :1]).abs()).clamp(0, 0.2) / 0.2
-        whole.shade(0.24 * raised * reach * bump((crease / 0.025) ** 2) * inside)
-    whole.close()
+        crease = bump(((above + lift - 0.24 * across**2) / 0.025) ** 2)
+        head.shade(0.24 * raised * reach * crease * inside)
 
 
 def _eye(canvas: Tensor, face: Sitters, iris: int, upper: tuple, lower: tuple, brow: tuple, side: int) -> None:
