@@ -34,6 +34,11 @@ def test_a_short_gap_keeps_the_number_and_a_long_one_ends_it() -> None:
     assert tracker.update([at(110)], 2.5) == [1]
 
 
+def test_slow_sampling_keeps_numbers() -> None:
+    tracker = Tracker()
+    assert [tracker.update([at(100 + step)], 4.0 * step) for step in range(4)] == [[0]] * 4
+
+
 def test_a_jump_across_the_picture_is_another_face() -> None:
     tracker = Tracker()
     tracker.update([at(100)], 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from honne.analysis.inputs import Input
     from honne.analysis.run import Done
     from honne.models import Model
+
+log = logging.getLogger("honne")
 
 ALL_DONE, SOME_FAILED = 0, 3
 SHOWN_ROWS = 20
@@ -96,12 +99,19 @@ def analyze(
         raise WrongCall(f"batch_size must be at least 1, not {batch_size}.")
     if engine not in ("local", "ray"):
         raise WrongCall(f"engine: '{engine}' is not one of local, ray.")
+    loaded = _loaded(model)
+    if loaded.alignment.kind == "none" and finder != "cropped":
+        log.warning(
+            "Model '%s' was trained on pictures that were faces already, and how they were cropped is not recorded: it "
+            "gets the whole picture. For pictures of faces add --finder cropped.",
+            loaded.name,
+        )
     if out is not None:
-        return _write(paths, _loaded(model), Path(out), settings, engine, batch_size, overwrite)
+        return _write(paths, loaded, Path(out), settings, engine, batch_size, overwrite)
     for option, chosen in (("--video", video), ("--engine ray", engine == "ray")):
         if chosen:
             raise WrongCall(f"{option} needs --out.", "Name a folder for the results.")
-    return _in_memory(paths, _loaded(model), settings, batch_size)
+    return _in_memory(paths, loaded, settings, batch_size)
 
 
 @functools.wraps(analyze)

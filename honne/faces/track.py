@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from honne.faces.face import Face
 
 PATIENCE = 1.0
-"""Seconds for which a face may be away and still come back under its number."""
+"""Seconds for which a face may be away and still come back under its number; at least two sampling steps."""
 REACH = 1.0
 """Largest cost of a match: distance of the centres in box sizes, per step of `STEP` seconds, plus change of size."""
 STEP = 0.1
@@ -36,6 +36,8 @@ class Tracker:
 
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
+        self._time: float | None = None
+        self._step: float | None = None  # smallest time between two frames
         self._next = 0
 
     def update(self, faces: list[Face], time: float) -> list[int]:
@@ -45,7 +47,11 @@ class Tracker:
             faces: as found, in any order.
             time: of the frame, s; not before that of the frame before.
         """
-        self._tracks = [track for track in self._tracks if time - track.time <= PATIENCE]
+        if self._time is not None and time > self._time:
+            self._step = min(time - self._time, self._step or time - self._time)
+        self._time = time
+        patience = max(PATIENCE, 2 * (self._step or 0))
+        self._tracks = [track for track in self._tracks if time - track.time <= patience]
         numbers = [-1] * len(faces)
         if faces and self._tracks:
             costs = self._costs(np.stack([face.box for face in faces]), time)
@@ -81,13 +87,13 @@ class Tracker:
     def state(self) -> dict[str, Any]:
         """Everything that the next `update` depends on, as JSON values."""
         tracks = [[track.number, track.time, *track.box.tolist(), *track.speed.tolist()] for track in self._tracks]
-        return {"next": self._next, "tracks": tracks}
+        return {"next": self._next, "time": self._time, "step": self._step, "tracks": tracks}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Tracker:
         """The inverse of `state`."""
         tracker = cls()
-        tracker._next = int(state["next"])
+        tracker._next, tracker._time, tracker._step = int(state["next"]), state["time"], state["step"]
         for number, time, *rest in state["tracks"]:
             tracker._tracks.append(_Track(int(number), time, np.array(rest[:4]), np.array(rest[4:])))
         return tracker
