@@ -60,7 +60,8 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
     ]
     for each in evaluations:
         lines += [
-            f"On {each['data']['name']}, split {each['split']}, {each['rows']:,} rows, 95 % bootstrap intervals"
+            f"On {each['data']['name']}, split {each['split']}, {each['rows']:,} rows,"
+            f"{' flips averaged,' if each.get('flips') else ''} 95 % bootstrap intervals"
             f" (seed {each['seed']}). The weights were selected and the temperature fitted on this split,"
             " so expect slightly less on new faces.",
             "",

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
@@ -333,7 +334,7 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
             "splits": {"train": "train", "selected and calibrated on": "valid"},
             "seed": recipe.trainer.seed,
             "epoch": int(state["epoch"]),
-            "recipe": recipe.text,
+            "recipe": _without_folders(recipe.text),
         },
         licence={
             "code": "Apache-2.0",
@@ -348,6 +349,13 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     ]
     write_card(load(out / "model"), figures, half=recipe.model.half)
     say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {temperature:.3f})")
+
+
+def _without_folders(text: str) -> str:
+    """The recipe for the model's record: where the data lay on this machine is nobody's business."""
+    options = yaml.safe_load(text)
+    options["data"].pop("folders", None)
+    return yaml.safe_dump(options, sort_keys=False)
 
 
 def _has_valid(data: PreparedData) -> bool:
