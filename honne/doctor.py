@@ -153,7 +153,10 @@ def _default_model() -> Check:
 
 def _faces() -> Check:
     if importlib.util.find_spec("mediapipe") is None:
-        return Check("faces", "missing", "MediaPipe is not installed", "pip install 'honne[face]'")
+        advice = (
+            "pip install 'honne[face]'; it has no wheel for Python 3.13 and newer, for which --finder names others."
+        )
+        return Check("faces", "missing", "MediaPipe is not installed", advice)
     if importlib.util.find_spec("skimage") is None:
         return Check(
             "faces", "ok", "MediaPipe is installed; not tried for want of a photograph", "pip install 'honne[demo]'"
