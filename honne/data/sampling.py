@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from honne.batch import NOT_LABELLED
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 
 Order = Callable[[int], np.ndarray]
 
@@ -90,6 +90,93 @@ def class_balanced(rows: np.ndarray, labels: np.ndarray, seed: int = 0, count: i
     Source: She et al., CVPR 2021, section on implementation; the sampler of their code.
     """
     return Weighted(rows, class_weights(labels), seed, count)
+
+
+@dataclass(frozen=True)
+class EveryClass:
+    """Batches in which every class occurs at least `least` times.
+
+    Unbalanced: every row once in random order; where a batch lacks a class, surplus rows of the batch make way for rows
+    of it. Balanced: every class equally often, so that rare classes repeat within an epoch.
+
+    Args:
+        rows: (N,) row numbers.
+        labels: (N,) their class indices, `NOT_LABELLED` for none.
+        batch: rows in the batch of all processes together.
+        seed: of the draws.
+        least: rows of each class in every batch.
+        balanced: equally many rows of each class (up to one) in every batch.
+
+    Raises:
+        HonneError: a class without a row (of the classes up to the highest), or a batch too small for all classes.
+
+    Source: She et al., CVPR 2021: the original instead draws balanced batches and skips those that lack a class.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    batch: int
+    seed: int = 0
+    least: int = 2
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        counts = np.bincount(self.labels[self.labels != NOT_LABELLED])
+        if not counts.all():
+            raise HonneError(
+                f"class {int(counts.argmin())} has no training row, so no batch can hold every class.",
+                "Prepare the data without that class, or sample uniformly.",
+            )
+        if self.batch < self.least * len(counts):
+            raise WrongCall(
+                f"a batch of {self.batch} cannot hold {self.least} rows of each of {len(counts)} classes.",
+                f"Use at least {self.least * len(counts)} rows a batch.",
+            )
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng((self.seed, epoch))
+        batches = max(len(self.rows) // self.batch, 1)
+        members = [generator.permutation(np.flatnonzero(self.labels == c)) for c in range(self.labels.max() + 1)]
+        if self.balanced:
+            chosen = self._balanced(members, batches)
+        else:
+            order = np.resize(generator.permutation(len(self.rows)), batches * self.batch)
+            chosen = self._completed(order.reshape(batches, self.batch), members)
+        return self.rows[generator.permuted(chosen, axis=1).ravel()]
+
+    def _balanced(self, members: list[np.ndarray], batches: int) -> np.ndarray:
+        """(batches, batch) positions; the classes that get one row more take turns."""
+        each, over = divmod(self.batch, len(members))
+        turn = (np.arange(batches)[:, None] + np.arange(len(members))) % len(members) < over
+        classes = np.tile(np.repeat(np.arange(len(members)), each), (batches, 1))
+        extra = np.nonzero(turn)[1].reshape(batches, over)
+        classes = np.concatenate([classes, extra], 1)
+        chosen = np.empty_like(classes)
+        for label, rows in enumerate(members):
+            wanted = classes == label
+            chosen[wanted] = np.resize(rows, wanted.sum())
+        return chosen
+
+    def _completed(self, chosen: np.ndarray, members: list[np.ndarray]) -> np.ndarray:
+        """Surplus rows of each batch, of classes that occur more than `least` times, replaced by what it lacks."""
+        labels = self.labels[chosen]
+        counts = (labels[:, :, None] == np.arange(len(members))).sum(1)
+        lacking = (self.least - counts).clip(min=0)
+        order = np.argsort(labels, axis=1, kind="stable")
+        first = np.concatenate([(labels == NOT_LABELLED).sum(1, keepdims=True), counts], 1).cumsum(1)[:, :-1]
+        within = np.arange(self.batch) - np.take_along_axis(first, np.take_along_axis(labels, order, 1), 1)
+        # The most surplus rows first: those that stand farthest back in their class.
+        surplus = np.where(np.take_along_axis(labels, order, 1) == NOT_LABELLED, self.batch, within)
+        freed = np.take_along_axis(order, np.argsort(-surplus, axis=1, kind="stable"), 1)
+        slots = np.arange(self.batch) < lacking.sum(1, keepdims=True)
+        needed = np.repeat(np.tile(np.arange(len(members)), len(chosen)), lacking.ravel())
+        fill = np.empty(len(needed), np.int64)
+        for label, rows in enumerate(members):
+            fill[needed == label] = np.resize(rows, (needed == label).sum())
+        completed = chosen.copy()
+        batch_index = np.repeat(np.arange(len(chosen)), lacking.sum(1))
+        completed[batch_index, freed[slots]] = fill
+        return completed
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from honne.batch import NOT_LABELLED, Batch, Prediction
+from honne.data.known import Learns
+from honne.data.loading import DataModule
 from honne.data.transforms import Normalise
 from honne.errors import HonneError
 from honne.labels import LabelSchema
@@ -37,6 +40,22 @@ class Method(LightningModule):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Tasks that the data must be labelled with: any of expressions, action_units, valence_arousal."""
+
+    backbone: ClassVar[tuple[str, ...]] = ("backbone",)
+    """Names of the children that learn at the backbone's rate (`OptimOptions.lr`)."""
+
+    learns: ClassVar[Learns] = "labels"
+    """Which rows it is trained and validated on: those with a label, with an expression, or that name their subject."""
+
+    @classmethod
+    def facts(cls, data: DataModule) -> dict[str, Any]:
+        """What it must know of the training data: further arguments of its constructor."""
+        return {}
+
+    @classmethod
+    def learned(cls, schema: LabelSchema) -> LabelSchema:
+        """The part of the data's labels that the method learns, and its model predicts: all of it by default."""
+        return schema
 
     def __init__(
         self,
@@ -77,6 +96,12 @@ class Method(LightningModule):
     def training_step(self, batch: Batch, step: int) -> Tensor:
         terms = self.loss(self.normalised(batch))
         total = torch.stack(list(terms.values())).sum()
+        if not total.isfinite():
+            raise HonneError(
+                f"the loss of epoch {self.current_epoch}, batch {step} is not a number "
+                f"({', '.join(f'{name} {value.item():.3g}' for name, value in terms.items())}).",
+                "Lower --optim.lr, or look at the features for NaN; the last checkpoint is as it was.",
+            )
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged | {"train/loss": total.detach()}, batch_size=len(batch), on_step=False, on_epoch=True)
         return total
@@ -94,15 +119,22 @@ class Method(LightningModule):
             shares: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(shares, (prediction, batch))
             prediction, batch = gather(shares)
-        scores = validation_scores(prediction, batch, self.schema)
+        scores = self.scores(prediction, batch)
         self.log_dict({f"valid/{name}": value for name, value in scores.items()}, rank_zero_only=False)
 
+    def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        """Figures of the validation rows, logged as `valid/NAME`."""
+        return validation_scores(prediction, batch, self.schema)
+
     def configure_optimizers(self) -> Any:
-        chosen = optimizer(self, self.optim, fused=self.trainer.precision != "16-mixed")
+        chosen = optimizer(self, self.optim, fused=self.trainer.precision != "16-mixed", backbone=self.backbone)
         return {
             "optimizer": chosen,
             "lr_scheduler": {"scheduler": schedule(chosen, self.optim, self.steps, self.epochs), "interval": "step"},
         }
+
+    def finish(self, run: Path) -> None:
+        """Write into the run's folder what is worth keeping beside the model; called with the selected weights."""
 
     def configure_gradient_clipping(
         self, chosen: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -126,7 +158,7 @@ def gather(seen: list[tuple[Prediction, Batch]]) -> tuple[Prediction, Batch]:
     labels = type(seen[0][1].labels)(
         **{name: join([getattr(b.labels, name) for _, b in seen]) for name in vars(seen[0][1].labels)}
     )
-    return prediction, Batch(labels=labels, index=order[rows])
+    return prediction, Batch(labels=labels, subject=join([b.subject for _, b in seen]), index=order[rows])
 
 
 def validation_scores(prediction: Prediction, batch: Batch, schema: LabelSchema) -> dict[str, Tensor]:

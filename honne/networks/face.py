@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -15,6 +15,7 @@ from honne.batch import Batch, Prediction
 from honne.errors import HonneError
 from honne.labels import LabelSchema
 from honne.networks import face_resnet as _registers_with_timm  # noqa: F401
+from honne.networks.dmue_resnets import GeM
 
 
 class FaceNetwork(nn.Module):
@@ -25,9 +26,13 @@ class FaceNetwork(nn.Module):
         backbone: name of any timm model, or `face_resnet`.
         backbone_options: keyword arguments of `timm.create_model`, e.g. `{"img_size": 112}` for a ViT.
         dropout: probability on the pooled features.
+        pooling: `default` as the backbone does it; `gem`: generalised mean of the last map (Radenovic et al., 2019),
+            for backbones that pool a map in a module called `global_pool`.
+        neck: a BatchNorm between features and heads, its bias fixed at 0 ("BNNeck", Luo et al., CVPRW 2019).
+        head_bias: whether the heads have a bias.
 
     Raises:
-        HonneError: unknown backbone.
+        HonneError: unknown backbone, or one without a map to pool.
     """
 
     def __init__(
@@ -36,6 +41,9 @@ class FaceNetwork(nn.Module):
         backbone: str = "resnet18",
         backbone_options: dict[str, Any] | None = None,
         dropout: float = 0.0,
+        pooling: Literal["default", "gem"] = "default",
+        neck: bool = False,
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         if backbone not in timm.list_models():
@@ -46,11 +54,22 @@ class FaceNetwork(nn.Module):
             )
         body: Any = timm.create_model(backbone, pretrained=False, num_classes=0, **(backbone_options or {}))
         self.backbone = body
+        if pooling == "gem":
+            if not isinstance(getattr(body, "global_pool", None), nn.Module):
+                raise HonneError(f"backbone '{backbone}' has no map to pool by generalised mean.", "Leave pooling out.")
+            body.global_pool = GeM()
         self.dropout = nn.Dropout(dropout)
-        width = int(getattr(body, "head_hidden_size", None) or body.num_features)
-        self.expression = nn.Linear(width, len(schema.expressions)) if schema.expressions else None
-        self.action_units = nn.Linear(width, len(schema.action_units)) if schema.action_units else None
-        self.valence_arousal = nn.Linear(width, 2) if schema.valence_arousal else None
+        self.width = int(getattr(body, "head_hidden_size", None) or body.num_features)
+        self.neck = nn.BatchNorm1d(self.width) if neck else nn.Identity()
+        if isinstance(self.neck, nn.BatchNorm1d):
+            self.neck.bias.requires_grad_(False)
+
+        def head(outputs: int) -> nn.Linear | None:
+            return nn.Linear(self.width, outputs, bias=head_bias) if outputs else None
+
+        self.expression = head(len(schema.expressions))
+        self.action_units = head(len(schema.action_units))
+        self.valence_arousal = head(2 if schema.valence_arousal else 0)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Maps of every stage, (B, C_l, H_l, W_l) each, channels first whatever the backbone."""
@@ -58,7 +77,7 @@ class FaceNetwork(nn.Module):
 
     def heads(self, features: Tensor) -> Prediction:
         """Predictions from pooled features (B, D)."""
-        shared = self.dropout(features)
+        shared = self.neck(self.dropout(features))
         return Prediction(
             expression=None if self.expression is None else self.expression(shared),
             action_units=None if self.action_units is None else self.action_units(shared),
@@ -76,11 +95,13 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
 
     Args:
         module: usually the backbone.
-        path: `.safetensors`, or a PyTorch state dict that holds nothing but tensors.
+        path: `.safetensors`, a PyTorch state dict that holds nothing but tensors, or the folder of a model, whose
+            backbone is taken (entries named `backbone.*`).
 
     Raises:
         HonneError: the file is missing, could run code, or has nothing that fits.
     """
+    path = path / "model.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise HonneError(f"{path}: no such weights file.", "Give the path of a .safetensors or state-dict file.")
     entries: Any
@@ -91,7 +112,7 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
             f"{path}: not a file of plain tensors ({type(error).__name__}).",
             "Files that could run code are never loaded; save the state dict alone, best as .safetensors.",
         ) from error
-    entries = entries.get("state_dict", entries)
+    entries = {name.removeprefix("backbone."): value for name, value in entries.get("state_dict", entries).items()}
     own = module.state_dict()
     fitting = {name: value for name, value in entries.items() if name in own and own[name].shape == value.shape}
     if not fitting:
