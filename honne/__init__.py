@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from honne.errors import HonneError as HonneError
     from honne.evaluation import compare as compare
     from honne.evaluation import evaluate as evaluate
+    from honne.interop import import_model as import_model
     from honne.labels import LabelSchema as LabelSchema
     from honne.models import Model as Model
     from honne.models import load as load
@@ -32,6 +33,7 @@ _WHERE = {
     "analyze": "honne.analysis",
     "compare": "honne.evaluation",
     "evaluate": "honne.evaluation",
+    "import_model": "honne.interop",
     "load": "honne.models",
     "prepare": "honne.data.prepare",
     "train": "honne.training",

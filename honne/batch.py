@@ -77,6 +77,7 @@ class Batch(_Movable):
         landmarks: (B, 68, 2) px in the images (x, y), NaN where unknown.
         heatmaps: (B, K, h, w) float in [0, 1], moved along with the images.
         domain: (B,) int64 confounder stratum, `NOT_LABELLED` where unknown.
+        subject: (B,) int64 who is shown, `NOT_LABELLED` where unknown.
         sequences: modality name -> (B, T, D) float features, zero beyond `lengths`.
         lengths: modality name -> (B,) int64 true lengths.
         index: (B,) int64 row number in the manifest.
@@ -87,6 +88,7 @@ class Batch(_Movable):
     landmarks: Tensor | None = None
     heatmaps: Tensor | None = None
     domain: Tensor | None = None
+    subject: Tensor | None = None
     sequences: dict[str, Tensor] = field(default_factory=dict)
     lengths: dict[str, Tensor] = field(default_factory=dict)
     index: Tensor | None = None

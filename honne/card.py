@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from honne.evaluation.printing import name_of
+from honne.labels import LabelSchema
 from honne.models import Model
 
 RESPONSIBLE_USE = (
@@ -36,6 +37,8 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
     config, training = model.config, model.config.training
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     crop = f"{model.alignment.size} px, alignment `{model.alignment.kind}`{', grey' if model.alignment.grey else ''}"
+    if model.alignment.centre != 1:
+        crop += f", the central {model.alignment.centre:.4g} of the side"
     lines = [
         f"# {config.name}",
         "",
@@ -58,6 +61,11 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
         "## Figures",
         "",
     ]
+    if config.labels == LabelSchema():
+        lines += ["This model names no expression: it is a trunk, for `honne train ... --model.weights`.", ""]
+    if "verification" in training:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in training["verification"].items())
+        lines += [f"Telling unseen people apart, all pairs of the validation split: {shown}.", ""]
     for each in evaluations:
         lines += [
             f"On {each['data']['name']}, split {each['split']}, {each['rows']:,} rows,"

@@ -59,9 +59,11 @@ class Command:
 COMMANDS = {
     "demo": Command("honne.demo:demo", "the main job end to end on this machine, ending in one HTML report"),
     "prepare": Command("honne.data.prepare:prepare", "official data layout -> prepared data set", ("reader", "root")),
+    "import": Command("honne.interop:import_model", "checkpoint of another system -> model", ("system", "files")),
     "train": Command("honne.training", "train a recipe; running it again resumes"),
     "evaluate": Command("honne.evaluation:evaluate", "metrics of a model on a data set, with intervals", ("model",)),
     "compare": Command("honne.evaluation:compare", "paired bootstrap between two evaluations", ("a", "b")),
+    "audit": Command("honne.audit:audit", "ambiguous faces and doubtful labels: one HTML page + JSON", ("model",)),
     "analyze": Command("honne.analysis:command", "stills, folders, videos, camera -> one table", ("inputs",)),
     "models": Command("honne.models:models_command", "installed models; how to cite one", ("name",)),
     "doctor": Command("honne.doctor:doctor", "what works on this machine, and what to do where it does not"),

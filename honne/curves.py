@@ -14,6 +14,7 @@ _SHOWN = {
     "macro_f1": "macro-F1",
     "au_f1": "action-unit F1",
     "ccc": "CCC of valence and arousal",
+    "verification_accuracy": "unseen people told apart",
 }
 
 
@@ -28,7 +29,7 @@ def draw_curves(metrics: Path, out: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = pd.read_csv(metrics)
-    shown = [name for name in _SHOWN if f"valid/{name}" in rows]
+    shown = [name for name in _SHOWN if f"valid/{name}" in rows or f"train/{name}" in rows]
     rates = next((name for name in map(str, rows) if name.startswith("lr-")), None)
     panels = len(shown) + (rates is not None)
     figure = Figure(figsize=(3.6 * panels, 3.0), layout="constrained")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from honne.data.loading import Sampling
 from honne.data.transforms import Augment
 from honne.errors import HonneError, WrongCall
 from honne.methods import METHODS, method
@@ -26,8 +27,11 @@ class ModelOptions:
         name: of the model that comes out; unset = name of the run's folder.
         backbone: any timm model, or face_resnet.
         backbone_options: keyword arguments of the backbone, e.g. {channels: [48, 96, 192, 288]}.
-        weights: file with weights for the backbone (.safetensors, or a state dict of plain tensors).
+        weights: for the backbone: the folder of a model, or a file (.safetensors, or a state dict of plain tensors).
         dropout: probability on the pooled features, 0..1.
+        pooling: default as the backbone does it, or gem (generalised mean, exponent 3).
+        neck: a BatchNorm between features and heads, its bias fixed at 0.
+        head_bias: whether the heads have a bias.
         mean: of the input per channel, of images in [0, 1].
         std: of the input per channel, of images in [0, 1].
         half: store the trained weights in half precision.
@@ -38,6 +42,9 @@ class ModelOptions:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
     dropout: float = 0.0
+    pooling: Literal["default", "gem"] = "default"
+    neck: bool = False
+    head_bias: bool = True
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     half: bool = False
@@ -49,21 +56,31 @@ class DataOptions:
 
     Args:
         folders: prepared data sets, all with the same label schema.
-        size: side of the network's input in px; unset = as prepared.
+        size: side of the network's input in px; unset = as prepared (times `centre`).
+        centre: share of the stored pictures' side, about their centre, that is shown when measuring and analysing; goes
+            with random crops in training: 0.875 and augment.crop [0.765625, 0.765625] are 224 px of 256.
         batch_size: rows per step and process.
         workers: loading processes; 0 loads in the training process.
         targets: what to learn for expressions: label (the class), distribution (the prepared target, or the votes), or
             sampled (a class drawn from that distribution whenever an image is shown: FER+'s probability mode).
-        sampling: uniform, or class_balanced (every expression equally often in expectation).
+        sampling: uniform, class_balanced (every expression equally often in expectation), every_class (uniform, with at
+            least two rows of every expression in every batch), or every_class_balanced (equally many rows of every
+            expression in every batch).
+        label_noise: share of the training labels of each expression that is made wrong on purpose, 0..1, to see how a
+            method stands it. Which ones depends on trainer.seed; OUT/label_noise.csv lists them.
+        label_noise_kind: symmetric (any other expression), or asymmetric (the one that it is most often taken for).
         augment: changes to training images.
     """
 
     folders: list[str] = field(default_factory=list)
     size: int | None = None
+    centre: float = 1.0
     batch_size: int = 64
     workers: int = 0
     targets: Literal["label", "distribution", "sampled"] = "label"
-    sampling: Literal["uniform", "class_balanced"] = "uniform"
+    sampling: Sampling = "uniform"
+    label_noise: float = 0.0
+    label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
     augment: Augment = field(default_factory=Augment)
 
 
@@ -75,12 +92,13 @@ class TrainerOptions:
         epochs: passes over the training split.
         seed: of everything random.
         accelerator: cpu, gpu, mps, or auto.
-        devices: how many; with more than one each works on its own share of every batch (DDP).
+        devices: how many; with more than one each works on batches of its own (DDP).
+        sync_batchnorm: with several GPUs, take BatchNorm statistics over all of them.
         precision: 32-true, bf16-mixed (CPU and GPU) or 16-mixed (GPU).
         accumulate: batches whose gradients are summed for one step.
         ema: decay per step of the averaged weights that are validated and saved, 0..1; 0 = off.
         monitor: validation figure that selects the saved weights: score (mean of macro-F1, AU F1 and CCC), accuracy,
-            macro_f1, au_f1, ccc or loss.
+            macro_f1, au_f1, ccc or loss; or last: no selection, the weights after the last epoch.
         patience: epochs without a better figure after which to stop; 0 = never.
         checkpoint_steps: optimiser steps between checkpoints to resume from.
         batches: training batches per epoch at most (for trials); 0 = all.
@@ -90,13 +108,18 @@ class TrainerOptions:
     seed: int = 0
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int = 1
+    sync_batchnorm: bool = False
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: int = 1
     ema: float = 0.0
-    monitor: Literal["score", "accuracy", "macro_f1", "au_f1", "ccc", "loss"] = "score"
+    monitor: Literal["score", "accuracy", "macro_f1", "au_f1", "ccc", "loss", "last"] = "score"
     patience: int = 0
     checkpoint_steps: int = 500
     batches: int = 0
+
+    def __post_init__(self) -> None:
+        if self.monitor == "last" and self.patience:
+            raise WrongCall("trainer.patience needs a figure to wait for.", "Choose a trainer.monitor other than last.")
 
 
 @dataclass

@@ -43,10 +43,12 @@ from honne.console import say
 from honne.curves import draw_curves
 from honne.data.loading import DataModule, batches, open_data
 from honne.data.manifest import PreparedData, replacing, sha256
+from honne.data.noise import LabelNoise
 from honne.data.transforms import Normalise
 from honne.errors import HonneError, WrongCall
 from honne.evaluation import evaluate
 from honne.faces.align import Alignment
+from honne.labels import LabelSchema
 from honne.methods import method
 from honne.methods.base import Method, gather
 from honne.models import Model, ModelConfig, load
@@ -105,22 +107,28 @@ def run(recipe: Recipe, out: Path) -> Path:
     sets = open_data(recipe.data.folders)
     data = DataModule(
         sets,
-        size=recipe.data.size or Alignment.from_dict(sets[0].schema.alignment).size,
+        size=recipe.data.size or round(Alignment.from_dict(sets[0].schema.alignment).size * recipe.data.centre),
         batch_size=recipe.data.batch_size,
         workers=recipe.data.workers,
         seed=recipe.trainer.seed,
         augment=recipe.data.augment,
         targets=recipe.data.targets,
-        balanced=recipe.data.sampling == "class_balanced",
+        sampling=recipe.data.sampling,
         drop_last=True,
+        label_noise=_label_noise(recipe),
+        learns=method(recipe.method).learns,
+        centre=recipe.data.centre,
     )
+    if data.flips is not None:
+        with replacing(out / "label_noise.csv") as path:
+            data.flips.to_csv(path, index=False)
     steps = _steps(recipe, data)
     trained = new_method(recipe, data, steps)
     checkpoints = out / "checkpoints"
     best = ModelCheckpoint(
         checkpoints,
         "best",
-        monitor=f"valid/{recipe.trainer.monitor}",
+        monitor="epoch" if recipe.trainer.monitor == "last" else f"valid/{recipe.trainer.monitor}",
         mode="min" if recipe.trainer.monitor == "loss" else "max",
         enable_version_counter=False,
     )
@@ -134,6 +142,7 @@ def run(recipe: Recipe, out: Path) -> Path:
         accumulate_grad_batches=recipe.trainer.accumulate,
         gradient_clip_val=recipe.optim.clip or None,
         limit_train_batches=recipe.trainer.batches or None,
+        sync_batchnorm=recipe.trainer.sync_batchnorm,
         use_distributed_sampler=False,
         logger=_loggers(out),
         log_every_n_steps=50,
@@ -167,16 +176,17 @@ def _ctrl_c() -> Iterator[None]:
 def new_method(recipe: Recipe, data: DataModule, steps: int) -> Method:
     """The method of a recipe with a fresh network for these data."""
     chosen = method(recipe.method)
-    network = build("face", _network_options(recipe), data.labels)
+    schema = chosen.learned(data.labels)
+    network = build("face", _network_options(recipe), schema)
     if recipe.model.weights is not None:
         left = load_weights(network.get_submodule("backbone"), recipe.model.weights)
         log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return chosen(
         recipe.options,
-        **_shares(data),
+        **chosen.facts(data),
         network=network,
-        schema=data.labels,
+        schema=schema,
         normalise=Normalise(recipe.model.mean, recipe.model.std, channels_last=True),
         optim=recipe.optim,
         steps=steps,
@@ -189,22 +199,16 @@ def _network_options(recipe: Recipe) -> dict[str, Any]:
         "backbone": recipe.model.backbone,
         "backbone_options": recipe.model.backbone_options,
         "dropout": recipe.model.dropout,
+        "pooling": recipe.model.pooling,
+        "neck": recipe.model.neck,
+        "head_bias": recipe.model.head_bias,
     }
 
 
-def _shares(data: DataModule) -> dict[str, Tensor | None]:
-    """Share of each expression, and of presence of each action unit, among the training labels."""
-    known, rows = data.training.known, data.train_rows()
-    classes = units = None
-    if known.expression is not None:
-        labelled = known.expression[rows][known.expression[rows] != NOT_LABELLED]
-        counts = np.bincount(labelled, minlength=len(data.labels.expressions))
-        classes = torch.from_numpy(counts / max(counts.sum(), 1)).float()
-    if known.action_units is not None:
-        present = np.nansum(known.action_units[rows], 0)
-        coded = np.maximum((~np.isnan(known.action_units[rows])).sum(0), 1)
-        units = torch.from_numpy(present / coded).float()
-    return {"class_shares": classes, "unit_shares": units}
+def _label_noise(recipe: Recipe) -> LabelNoise | None:
+    if not recipe.data.label_noise:
+        return None
+    return LabelNoise(recipe.data.label_noise, recipe.data.label_noise_kind, recipe.trainer.seed)
 
 
 def _steps(recipe: Recipe, data: DataModule) -> int:
@@ -317,16 +321,17 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     state = torch.load(best, map_location="cpu", weights_only=True)
     trained.load_state_dict(state["state_dict"])
     trained.to("cpu").eval()
+    trained.finish(out)
     temperature = _temperature(trained, data)
     first = data.data[0]
     config = ModelConfig(
         name=recipe.model.name or out.name,
         method=recipe.method,
         network={"kind": "face", "options": _network_options(recipe)},
-        labels=data.labels,
+        labels=trained.schema,
         mean=recipe.model.mean,
         std=recipe.model.std,
-        alignment=first.schema.alignment | {"size": data.size},
+        alignment=first.schema.alignment | {"size": data.size, "centre": data.centre},
         temperature=temperature,
         training={
             "data": [each.schema.name for each in data.data],
@@ -335,7 +340,8 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
             "seed": recipe.trainer.seed,
             "epoch": int(state["epoch"]),
             "recipe": _without_folders(recipe.text),
-        },
+        }
+        | state.get("figures", {}),
         licence={
             "code": "Apache-2.0",
             "weights": "; ".join(sorted({each.schema.licence for each in data.data})),
@@ -344,8 +350,9 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     )
     model = Model(config, trained.network)
     model.save(out / "model", metrics={}, card="", half=recipe.model.half)
+    measured = data.data if trained.schema != LabelSchema() else []  # a trunk says nothing that has a label
     figures = [
-        evaluate(out / "model", data=each.root, split="valid", show=False) for each in data.data if _has_valid(each)
+        evaluate(out / "model", data=each.root, split="valid", show=False) for each in measured if _has_valid(each)
     ]
     write_card(load(out / "model"), figures, half=recipe.model.half)
     say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {temperature:.3f})")
@@ -369,10 +376,10 @@ def _temperature(trained: Method, data: DataModule) -> float:
     Against the class labels where there are any: a probability of 0.8 then means that eight of ten such faces are
     labelled so. Data with nothing but votes are calibrated against these.
     """
-    if not data.labels.expressions:
+    if not trained.schema.expressions:
         return 1.0
     prediction, batch = gather(
-        [(trained.predict(batch), batch) for batch in batches(data.data, "valid", size=data.size)]
+        [(trained.predict(batch), batch) for batch in batches(data.data, "valid", size=data.size, centre=data.centre)]
     )
     labels = batch.labels
     if labels.expression is not None and (labels.expression != NOT_LABELLED).any():

@@ -238,7 +238,7 @@ def test_splits_without_rows_or_labels_are_refused(root: Path, tmp_path: Path) -
 def test_classes_can_be_drawn_equally_often(root: Path) -> None:
     table = PreparedData(root).rows.assign(expression=["anger"] * 2 + ["neutral"] * 22)
     write_manifest(root, table, DataSchema("skewed", "made", SCHEMA))
-    order = DataModule(root, size=16, balanced=True).order()
+    order = DataModule(root, size=16, sampling="class_balanced").order()
     drawn = np.concatenate([order(epoch) for epoch in range(200)])
     assert (drawn < 2).mean() == pytest.approx(0.5, abs=0.03)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from honne.errors import WrongCall
+from honne.errors import HonneError, WrongCall
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,13 +132,20 @@ def command(*arguments: Any, **options: Any) -> int:
 
 
 def _loaded(model: str | Model) -> Model:
-    if not isinstance(model, (str, Path)):
-        return model
-    import torch
+    from honne.labels import LabelSchema
 
-    from honne.models import load
+    if isinstance(model, (str, Path)):
+        import torch
 
-    return load(model, "cuda" if torch.cuda.is_available() else "cpu")
+        from honne.models import load
+
+        model = load(model, "cuda" if torch.cuda.is_available() else "cpu")
+    if model.schema == LabelSchema():
+        raise HonneError(
+            f"model '{model.name}' names no expression and nothing else: it is a pre-trained trunk.",
+            "Train from it: honne train RECIPE ... --model.weights MODEL.",
+        )
+    return model
 
 
 def _write(

@@ -19,6 +19,7 @@ from honne.data.sampling import Draw
 from honne.data.sequences import SequenceReader
 from honne.data.transforms import Augment, Transformed, transform
 from honne.errors import HonneError
+from honne.faces.align import framed
 from honne.labels import LabelSchema
 
 Targets = Literal["label", "distribution", "sampled", "votes"]
@@ -90,12 +91,14 @@ class FaceData(Dataset[Batch]):
         heatmaps: gives (B, K, h, w) float maps in [0, 1] over the stored images for (B,) row numbers.
         sides: (A,) order of the action-unit columns after a flip, where they carry a side
             (see `honne.data.flips.sided_units`).
+        centre: share of the stored images' side, about their centre, that is shown; see `transform`.
 
     Attributes:
         known: labels of all rows.
 
     Raises:
         HonneError: some data sets have images (or sequences) and others do not.
+        WrongCall: `centre` is no share.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class FaceData(Dataset[Batch]):
         targets: Targets = "label",
         heatmaps: Callable[[np.ndarray], np.ndarray] | None = None,
         sides: np.ndarray | None = None,
+        centre: float = 1.0,
     ) -> None:
+        self.frame, self.centre = framed(size, centre), centre
         self.data, self.size, self.augment, self.seed = list(data), size, augment, seed
         self.targets, self.heatmaps, self.sides = targets, heatmaps, sides
         self.starts = np.cumsum([0, *(len(part) for part in self.data)])
@@ -156,7 +161,7 @@ class FaceData(Dataset[Batch]):
             HonneError: it cannot be read.
         """
         part, own = self.source(row)
-        needed = self.size if self.augment is None else round(self.size / self.augment.crop[0] ** 0.5)
+        needed = self.frame if self.augment is None else round(self.frame / self.augment.crop[0] ** 0.5)
         return StoredImage(self.data[part], own, needed)
 
     def __getitem__(self, row: int) -> Batch:
@@ -167,6 +172,7 @@ class FaceData(Dataset[Batch]):
         """The batch of a draw."""
         rows, labels = draw.rows, self._labels(draw)
         batch = Batch(labels=labels, domain=_rows(self.known.domain, rows), index=torch.from_numpy(rows))
+        batch.subject = _rows(self.known.subject, rows)
         if self.has_images:
             moved = self._moved(draw)
             batch.images, batch.landmarks, batch.heatmaps = moved.images, moved.landmarks, moved.heatmaps
@@ -189,6 +195,7 @@ class FaceData(Dataset[Batch]):
             None if points is None else points[draw.rows] * shrunk[:, None, None],
             None if self.heatmaps is None else self.heatmaps(draw.rows),
             [image.shape for image in images],
+            self.centre,
         )
 
     def _sequences(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -32,6 +32,7 @@ class Moves:
         flipped: (B,) bool, mirrored.
         warped: (B,) bool, more than cut out, resized and mirrored.
         size: side of the result, px.
+        frame: side of what it is the central part of, px: an image that is not warped is resized to `frame`.
     """
 
     sides: np.ndarray
@@ -40,6 +41,12 @@ class Moves:
     flipped: np.ndarray
     warped: np.ndarray
     size: int
+    frame: int
+
+    @property
+    def margin(self) -> int:
+        """px of the frame that are left out at the left and at the top."""
+        return (self.frame - self.size) // 2
 
     def sources(self) -> np.ndarray:
         """(B, 2, 3) from places in the result, 0 to 1, to places in the image, -1 to 1: the same at any resolution."""
@@ -52,6 +59,8 @@ class Moves:
 def move_images(images: Iterable[np.ndarray], moves: Moves, channels: int, edge: Edge) -> np.ndarray:
     """Moved images: copied or resized with antialiasing where they are not warped, else read once, bilinearly.
 
+    Enlarged images equal Pillow's, pixel by pixel; shrunk ones differ from its by one grey level at most.
+
     Args:
         images: B of (H, W) or (H, W, 3), uint8, of any sizes. From an iterator only a few are held at a time.
         moves: of every image.
@@ -63,8 +72,9 @@ def move_images(images: Iterable[np.ndarray], moves: Moves, channels: int, edge:
     """
     moved = np.empty((len(moves.boxes), channels, moves.size, moves.size), np.uint8)
     # Four neighbours alias when an image shrinks much: then it is halved (or more) with antialiasing first.
-    shrink = np.maximum(1, np.rint(moves.boxes[:, 2:].min(1) / moves.size / 1.25)).astype(int)
+    shrink = np.maximum(1, np.rint(moves.boxes[:, 2:].min(1) / moves.frame / 1.25)).astype(int)
     sources = moves.sources() if moves.warped.any() else moves.matrices
+    inner = slice(moves.margin, moves.margin + moves.size)
 
     def warp_group(group: list[tuple[int, np.ndarray]]) -> None:
         chosen = [i for i, _ in group]
@@ -78,7 +88,8 @@ def move_images(images: Iterable[np.ndarray], moves: Moves, channels: int, edge:
         if not moves.warped[i]:
             left, top, width, height = moves.boxes[i].astype(int)
             part = planes[:, top : top + height, left : left + width]
-            part = part if (height, width) == (moves.size, moves.size) else _resized(part, moves.size, moves.size)
+            part = part if (height, width) == (moves.frame, moves.frame) else _resized(part, moves.frame, moves.frame)
+            part = part[:, inner, inner]
             moved[i] = part[:, :, :: -1 if moves.flipped[i] else 1]
             continue
         if shrink[i] > 1:

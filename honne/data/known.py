@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from honne.batch import NOT_LABELLED
 from honne.data.manifest import PreparedData
 from honne.errors import HonneError
+
+Learns = Literal["labels", "expression", "subject"]
+"""What makes a row worth learning from."""
 
 
 @dataclass
@@ -27,6 +31,8 @@ class Known:
         landmarks: (N, 68, 2) px of the stored image.
         domain: (N,) index into `domains`.
         domains: names of the strata.
+        subject: (N,) index into `subjects`.
+        subjects: names of the people.
     """
 
     count: int
@@ -38,10 +44,15 @@ class Known:
     landmarks: np.ndarray | None
     domain: np.ndarray | None
     domains: tuple[str, ...] = ()
+    subject: np.ndarray | None = None
+    subjects: tuple[str, ...] = ()
 
-    def usable(self) -> np.ndarray:
-        """(N,) whether a row has any label."""
-        some = np.zeros(self.count, bool) if self.expression is None else self.expression != NOT_LABELLED
+    def usable(self, learns: Learns = "labels") -> np.ndarray:
+        """(N,) whether a row has any label, or an expression, or names its subject, as `learns` says."""
+        codes = self.subject if learns == "subject" else self.expression
+        some = np.zeros(self.count, bool) if codes is None else codes != NOT_LABELLED
+        if learns != "labels":
+            return some
         for values in (self.distribution, self.action_units, self.au_intensity, self.valence_arousal):
             if values is not None:
                 some = some | ~np.isnan(values).all(1)
@@ -61,6 +72,7 @@ def known(data: Sequence[PreparedData], distributions: Literal["none", "target",
     """
     found = [part.rows["domain"].dropna().unique() for part in data if "domain" in part.rows]
     domains = tuple(sorted({str(name) for names in found for name in names}))
+    subject, subjects = _subjects(data)
     valence, arousal, points = (_column(data, name) for name in ("valence", "arousal", "landmarks"))
     return Known(
         count=sum(map(len, data)),
@@ -74,6 +86,8 @@ def known(data: Sequence[PreparedData], distributions: Literal["none", "target",
         landmarks=None if points is None else points.reshape(len(points), -1, 2),
         domain=_codes(data, "domain", domains),
         domains=domains,
+        subject=subject,
+        subjects=subjects,
     )
 
 
@@ -106,6 +120,17 @@ def _codes(data: Sequence[PreparedData], column: str, names: Sequence[str]) -> n
                 )
         codes.append(np.array([place.get(str(value), NOT_LABELLED) for value in values], np.int64))
     return np.concatenate(codes)
+
+
+def _subjects(data: Sequence[PreparedData]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """(N,) index into the names, `NOT_LABELLED` for null; people of two data sets are two, whatever they are called."""
+    if not any("subject" in part.rows for part in data):
+        return None, ()
+    names = [part.rows["subject"] if "subject" in part.rows else pd.Series([None] * len(part)) for part in data]
+    if len(data) > 1:
+        names = [each.map(f"{number}/{{}}".format, na_action="ignore") for number, each in enumerate(names)]
+    codes, found = pd.factorize(pd.concat(names), sort=True)  # -1 for null
+    return codes.astype(np.int64), tuple(map(str, found))
 
 
 def _distribution(data: PreparedData, prefer_votes: bool) -> np.ndarray | None:

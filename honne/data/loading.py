@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from honne.batch import Batch
 from honne.data.dataset import FaceData, Targets
+from honne.data.known import Learns
 from honne.data.manifest import PreparedData
-from honne.data.sampling import Draw, EpochBatches, OnceBatches, Order, Shuffled, class_balanced
+from honne.data.noise import LabelNoise
+from honne.data.sampling import Draw, EpochBatches, EveryClass, OnceBatches, Order, Shuffled, class_balanced
 from honne.data.transforms import Augment
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
+
+Sampling = Literal["uniform", "class_balanced", "every_class", "every_class_balanced"]
+"""How training rows are drawn: each once; classes equally often in expectation; each once, but with two rows of every
+class in every batch; equally many rows of every class in every batch."""
 
 
 def open_data(roots: str | Path | PreparedData | Sequence[str | Path | PreparedData]) -> list[PreparedData]:
@@ -114,7 +121,13 @@ class Loader:
 
 
 def batches(
-    data: PreparedData | Sequence[PreparedData], split: str, *, size: int, batch_size: int = 32, workers: int = 0
+    data: PreparedData | Sequence[PreparedData],
+    split: str,
+    *,
+    size: int,
+    batch_size: int = 32,
+    workers: int = 0,
+    centre: float = 1.0,
 ) -> Iterator[Batch]:
     """Batches of a split as they are, in manifest order.
 
@@ -124,9 +137,13 @@ def batches(
         size: side of the images, px.
         batch_size: images in a batch.
         workers: loading processes.
+        centre: share of the stored pictures' side, about their centre, that is shown.
     """
-    faces = FaceData(open_data(data), size, targets="votes")
+    faces = FaceData(open_data(data), size, targets="votes", centre=centre)
     return iter(Loader(faces, OnceBatches(faces.rows(split), batch_size), workers))
+
+
+_HAS = {"labels": "has a label", "expression": "has an expression label", "subject": "names its subject"}
 
 
 class DataModule(lightning.LightningDataModule):
@@ -140,7 +157,10 @@ class DataModule(lightning.LightningDataModule):
         seed: of order and augmentation.
         augment: random changes of training images.
         targets: see `FaceData`.
-        balanced: draw classes equally often, with replacement.
+        sampling: see `Sampling`.
+        label_noise: makes training labels wrong on purpose.
+        learns: which rows count: those with a label, with an expression, or that name their subject.
+        centre: share of the stored pictures' side, about their centre, that is shown when measuring.
         drop_last: leave out an incomplete last training batch.
     """
 
@@ -154,42 +174,77 @@ class DataModule(lightning.LightningDataModule):
         seed: int = 0,
         augment: Augment | None = None,
         targets: Targets = "label",
-        balanced: bool = False,
+        sampling: Sampling = "uniform",
         drop_last: bool = False,
+        label_noise: LabelNoise | None = None,
+        centre: float = 1.0,
+        learns: Learns = "labels",
     ) -> None:
         super().__init__()
         self.data = open_data(data)
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
-        self.augment, self.targets, self.balanced, self.drop_last = augment, targets, balanced, drop_last
+        self.augment, self.targets, self.sampling, self.drop_last = augment, targets, sampling, drop_last
+        self.label_noise, self.centre, self.learns = label_noise, centre, learns
         self.training = FaceData(self.data, size, augment, seed, targets)
+        self.flips = self._flip(label_noise) if label_noise else None
         # Measured against the votes whatever is learned.
-        self.measuring = FaceData(self.data, size, targets="votes")
+        self.measuring = FaceData(self.data, size, targets="votes", centre=centre)
 
     @property
     def labels(self) -> LabelSchema:
         """Label schema of the data sets."""
         return self.data[0].schema.labels
 
+    def _flip(self, noise: LabelNoise) -> pd.DataFrame:
+        """Make labels of the training rows wrong; returns which: data set, id, and the classes from and to."""
+        labels, names = self.training.known.expression, self.labels.expressions
+        if labels is None or self.targets != "label":
+            raise WrongCall(
+                "data.label_noise changes class labels; these are not what is learned here.",
+                "Use data with expression labels, and --data.targets label.",
+            )
+        rows = self.training.rows("train")
+        wrong = labels.copy()
+        wrong[rows] = noise.flipped(labels[rows], names)
+        self.training.known = replace(self.training.known, expression=wrong)
+        places = [(row, *self.training.source(row)) for row in np.flatnonzero(wrong != labels).tolist()]
+        return pd.DataFrame(
+            [
+                (
+                    self.data[part].schema.name,
+                    self.data[part].rows["id"].iat[own],
+                    names[labels[row]],
+                    names[wrong[row]],
+                )
+                for row, part, own in places
+            ],
+            columns=["data", "id", "from", "to"],
+        )
+
     def train_rows(self) -> np.ndarray:
-        """Row numbers to learn from: those of the split that have any label.
+        """Row numbers to learn from: those of the split that have what is learned.
 
         Raises:
             HonneError: there is none.
         """
         rows = self.training.rows("train")
-        rows = rows[self.training.known.usable()[rows]]
+        rows = rows[self.training.known.usable(self.learns)[rows]]
         if not len(rows):
-            raise HonneError(f"{self.data[0].root}: no training row has a label.", "Check the data set's card.")
+            raise HonneError(f"{self.data[0].root}: no training row {_HAS[self.learns]}.", "Check the data set's card.")
         return rows
 
     def order(self) -> Order:
         """What a training epoch shows."""
         rows = self.train_rows()
-        if not self.balanced:
+        if self.sampling == "uniform":
             return Shuffled(rows, self.seed)
         if self.training.known.expression is None:
-            raise WrongCall("Class-balanced sampling needs expression labels; the data have none.", "Turn it off.")
-        return class_balanced(rows, self.training.known.expression[rows], self.seed)
+            raise WrongCall(f"Sampling {self.sampling} needs expression labels; the data have none.", "Turn it off.")
+        labels = self.training.known.expression[rows]
+        if self.sampling == "class_balanced":
+            return class_balanced(rows, labels, self.seed)
+        together = self.batch_size * self._process()[1]
+        return EveryClass(rows, labels, together, self.seed, balanced=self.sampling == "every_class_balanced")
 
     def train_dataloader(self) -> Loader:
         """Training batches; a resumed run goes on where it stopped."""
@@ -208,10 +263,10 @@ class DataModule(lightning.LightningDataModule):
         known, rows = self.measuring.known, self.measuring.rows(split)
         if known.expression is not None:  # votes alone are no label to measure against
             known = replace(known, distribution=None)
-        rows = rows[known.usable()[rows]]
+        rows = rows[known.usable(self.learns)[rows]]
         if not len(rows):
             raise HonneError(
-                f"{self.data[0].root}: no row of split '{split}' has a label.", "Check the data set's card."
+                f"{self.data[0].root}: no row of split '{split}' {_HAS[self.learns]}.", "Check the data set's card."
             )
         batches = OnceBatches(rows, self.batch_size, *self._process())
         return Loader(self.measuring, batches, self.workers, pin_memory=torch.cuda.is_available())

@@ -21,7 +21,7 @@ TAKEN_FOR = {
     "fear": "surprise",
     "contempt": "neutral",
 }
-"""Expression -> what observers who disagree with the majority most often say: most second votes of FER+'s training part."""
+"""Expression -> what observers who disagree with the majority most often say (second votes of FER+'s training part)."""
 
 
 @dataclass(frozen=True)

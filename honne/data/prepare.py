@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from honne import __version__, console
 from honne.data import leaks, readers
-from honne.data.cropping import ARCFACE_TEMPLATE, NO_FACE, SMALLEST, Cropper, Encoding, Stored, cropped
+from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding, Stored, cropped
 from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
 from honne.data.readers import Bad, ReaderInfo, Row
 from honne.data.splits import assign_splits
@@ -29,7 +29,7 @@ from honne.labels import LabelSchema
 
 DONE, SOME_FAILED = 0, 3
 VALID_SHARE, TEST_SHARE = 0.1, 0.2
-Align = Literal["default", "none", "box", "points", "upright"]
+Align = Literal["default", "none", "box", "points", "upright", "dmue"]
 MEANING = {"rule": "by rule", "image": "image failed", "label": "wrong label"}
 
 
@@ -75,13 +75,15 @@ def prepare(
         images: rafdb: which of its images. Default: aligned.
         label_set: folder, table, affectnet: expression set that the labels are codes or names of (as rafdb or
             affectnet8), or your own class names separated by commas. Default: names in any usual spelling.
+            dmue_cache: the set, or the names, in whose order the labels count from 0. Default: affectnet8.
         columns: table: which column holds what, as --columns.path file --columns.label emotion. The names: path, label,
             votes, valence, arousal, au, intensity, subject, split, domain, video, time, landmarks, box, text, id.
             Default: columns of these names.
         subject_pattern: folder: regular expression with one group that finds the subject in the path below ROOT, as
             '(S[0-9]+)_'. Default: no subjects.
         align: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
-            mouth to fixed places, upright does so without rotation. Default: what suits the data set.
+            mouth to fixed places (those of face recognition), upright does so without rotation, dmue brings them to
+            about where DMUE's crops have them. Default: what suits the data set.
         size: side of the stored crop in px. Default: what suits the data set.
         margin: for align=box: side of the crop over the longer side of the box. Default: 1.2.
         finder: what finds faces where the data set does not say where they are: mediapipe, yunet:PATH, tasks:PATH or
@@ -183,12 +185,15 @@ def _taken_by(function: Callable[..., Any], options: dict[str, Any]) -> dict[str
 
 
 def _alignment(default: Alignment, align: Align, size: int | None, margin: float | None) -> Alignment:
-    kind = default.kind if align == "default" else align
+    chosen = default.kind if align == "default" else align
+    kind = "points" if chosen == "dmue" else chosen
+    template = TEMPLATES.get(chosen, ())
+    if template and align != "dmue":
+        template = default.template or template
     if margin is not None and kind != "box":
         raise WrongCall(f"--margin goes with --align box, not with {kind}.")
     if size is not None and size < SMALLEST:
         raise WrongCall(f"--size {size} is too small; {SMALLEST} px is the least.")
-    template = (default.template or ARCFACE_TEMPLATE) if kind in ("points", "upright") else ()
     return replace(default, kind=kind, size=size or default.size, margin=margin or default.margin, template=template)
 
 

@@ -16,6 +16,7 @@ from honne.data.cropping import Stored
 from honne.data.manifest import COLUMNS, SPLITS, DataSchema, ImageWriter
 from honne.data.readers import Bad, ReaderInfo, Row
 from honne.errors import HonneError
+from honne.labels import LabelSchema
 
 CHUNK = 2048
 """Manifest rows held as Python objects before they are packed."""
@@ -146,7 +147,9 @@ def card(info: ReaderInfo, schema: DataSchema, rows: pd.DataFrame, problems: Pro
         "Left out (one by one in `problems.csv`):\n\n" + _markdown(["reason", "kind", "count"], left_out)
         if left_out
         else "",
-        "Labels are the apparent expression as raters saw it, not what a person felt.",
+        "Labels are the apparent expression as raters saw it, not what a person felt."
+        if schema.labels != LabelSchema()
+        else f"{rows['subject'].nunique():,} people. Nothing is labelled but who is shown.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

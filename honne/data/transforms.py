@@ -20,13 +20,19 @@ from torch import Tensor, nn
 from honne.batch import NOT_LABELLED, Batch
 from honne.data.geometry import Edge, Moves, move_images, move_maps, move_points
 from honne.errors import WrongCall
+from honne.faces.align import framed
 
 _CHANCES = (
     *("flip", "area", "ratio", "left", "top", "warp", "rotation", "scale", "shear", "right", "down"),
     *("colour", "brightness", "contrast", "gamma", "saturation", "grey", "blur", "sigma", "noise"),
     *("erase", "erase_area", "erase_ratio", "erase_left", "erase_top"),
 )
-_NORMAL = torch.distributions.Normal(0, 1).icdf((torch.arange(256, dtype=torch.float64) + 0.5) / 256).numpy()
+_NORMAL = (
+    torch.distributions.Normal(0, 1)
+    .icdf((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
+    .numpy()
+    .astype(np.float32)
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Augment:
         grey: probability that a colour image turns grey.
         blur: probability of a Gaussian blur.
         blur_sigma: its largest standard deviation, px of the result.
-        noise: probability of Gaussian noise.
+        noise: probability of Gaussian noise on the result.
         noise_sigma: its standard deviation, grey levels.
         erase: probability that a random rectangle is erased; never from landmarks and heat maps.
         erase_area: smallest and largest share of the image's area.
@@ -132,6 +138,7 @@ def transform(
     landmarks: np.ndarray | None = None,
     heatmaps: np.ndarray | None = None,
     shapes: Sequence[tuple[int, ...]] | None = None,
+    centre: float = 1.0,
 ) -> Transformed:
     """Bring images to one size and change them at random, their landmarks and heat maps with them.
 
@@ -147,6 +154,8 @@ def transform(
         heatmaps: (B, K, h, w) in [0, 1] over the whole image; a map that is not finite everywhere stays as it is.
         shapes: of the images. With them `images` may be an iterator, and is read one by one: what was just decoded
             is still in the processor's cache when it is cropped.
+        centre: share of the image's side, about its centre, that is shown: resized to `framed(size, centre)`, of which
+            the central `size` are cut out.
     """
     if shapes is None:
         images = list(images)
@@ -155,7 +164,7 @@ def transform(
     draws = [generator.random(len(_CHANCES)) for generator in generators] or [np.ones(len(_CHANCES))] * len(shapes)
     chance = dict(zip(_CHANCES, np.array(draws).T, strict=True))
     sides = np.array([shape[:2] for shape in shapes], np.float64)
-    moves = _moves(options, chance, sides, size)
+    moves = _moves(options, chance, sides, size, framed(size, centre))
     moved = move_images(images, moves, 1 if all(len(shape) == 2 for shape in shapes) else 3, options.edge)
     if augment:
         _recolour(moved, chance, options, generators)
@@ -174,8 +183,9 @@ def _between(chance: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * chance
 
 
-def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int) -> Moves:
+def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int, frame: int) -> Moves:
     """Crop, turn, scale, shear, shift and flip as one matrix per image."""
+    margin = (frame - size) // 2
     flipped = chance["flip"] < options.flip
     warped = (chance["warp"] < options.warp) & options.warps
 
@@ -190,13 +200,13 @@ def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int) -> Mo
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     turn = np.stack([np.stack([cos, cos * tan - sin], 1), np.stack([sin, sin * tan + cos], 1)], 1)
     shift = np.stack([_between(chance["right"], -1, 1), _between(chance["down"], -1, 1)], 1) * options.shift
-    centre = size * (0.5 + shift * warped[:, None])
+    centre = frame * (0.5 + shift * warped[:, None]) - margin
     turn[flipped, 0] *= -1
     centre[flipped, 0] = size - centre[flipped, 0]
-    linear = turn * (size / kept[:, None])
+    linear = turn * (frame / kept[:, None])
     offset = centre - np.einsum("bij,bj->bi", linear, corner + kept / 2)
     matrices = np.concatenate([linear, offset[:, :, None]], 2)
-    return Moves(sides, np.concatenate([corner, kept], 1), matrices, flipped, warped, size)
+    return Moves(sides, np.concatenate([corner, kept], 1), matrices, flipped, warped, size, frame)
 
 
 def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: Sequence[np.random.Generator]) -> None:
@@ -220,13 +230,26 @@ def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: 
         soft = ImageFilter.GaussianBlur(float(options.blur_sigma * chance["sigma"][i]))
         for plane in images[i]:
             plane[:] = np.asarray(Image.fromarray(plane).filter(soft))
-    levels = (_NORMAL * options.noise_sigma).round().astype(np.int16)
     for i in map(int, np.flatnonzero(chance["noise"] < options.noise)):
-        noise = levels[np.frombuffer(generators[i].bytes(images[i].size), np.uint8)]
-        images[i] = (images[i] + noise.reshape(images[i].shape)).clip(0, 255)
+        normal = _NORMAL[np.frombuffer(generators[i].bytes(images[i].size), np.uint8)]
+        images[i] = with_noise(images[i], normal.reshape(images[i].shape), options.noise_sigma)
     for i in map(int, np.flatnonzero(chance["erase"] < options.erase)):
         hole = _hole(images[i], {name: float(values[i]) for name, values in chance.items()}, options)
         hole[:] = 128 if options.erase_with == "grey" else generators[i].integers(0, 256, hole.shape, np.uint8)
+
+
+def with_noise(image: np.ndarray, normal: np.ndarray, sigma: float) -> np.ndarray:
+    """A noisy image.
+
+    Args:
+        image: uint8, of any shape.
+        normal: standard normal draws of that shape.
+        sigma: standard deviation of the noise, grey levels.
+
+    Returns:
+        uint8: sums limited to 0..255, fractions cut off.
+    """
+    return (image + sigma * normal).clip(0, 255).astype(np.uint8)
 
 
 def _tables(chance: Chance, options: Augment) -> np.ndarray:

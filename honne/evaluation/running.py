@@ -52,11 +52,12 @@ def run_model(
         workers: loading processes.
         flips: average over every image and its mirror image.
     """
-    wanted = data.split(split)
+    wanted, crop = data.split(split), model.alignment
+    shown = batches(data, split, size=crop.size, batch_size=batch_size, workers=workers, centre=crop.centre)
     parts: list[Outputs] = []
     with progress() as bar:
         task = bar.add_task(f"{model.name} on {data.schema.name} {split}", total=len(wanted))
-        for batch in batches(data, split, size=model.alignment.size, batch_size=batch_size, workers=workers):
+        for batch in shown:
             seen = [_outputs(model, each) for each in _views(batch, flips)]
             parts.append(seen[0] if len(seen) == 1 else _mean(*seen))
             bar.advance(task, len(batch))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 from honne.faces.face import Face
 from honne.faces.geometry import inverted, similarity_matrix, transform_points, upright_matrix
 
@@ -23,6 +23,17 @@ Measured on 2,000 training pictures drawn at random: enlarged four times, set on
 1.045, so that bringing the pictures themselves to the template with `upright` keeps their size in the median."""
 
 
+def framed(size: int, centre: float) -> int:
+    """Side in px of a frame whose central share `centre` has `size` px: `framed(224, 0.875)` is 256.
+
+    Raises:
+        WrongCall: `centre` is not above 0 and at most 1.
+    """
+    if not 0 < centre <= 1:
+        raise WrongCall(f"centre is {centre:g}.", "It is a share of the side: above 0, at most 1.")
+    return round(size / centre)
+
+
 @dataclass(frozen=True)
 class Alignment:
     """How a face becomes a square crop; stored with data sets and models.
@@ -35,6 +46,8 @@ class Alignment:
         margin: only for `box`.
         template: five (x, y) in crop units (0..1), for `points` and `upright`.
         grey: whether the crop is turned to grey (as three equal channels).
+        centre: share of the side, about the centre, that is kept of what all the above frame: cropped at
+            `framed(size, centre)` px, of which the central `size` are cut out.
     """
 
     kind: Literal["none", "box", "points", "upright"] = "none"
@@ -42,10 +55,11 @@ class Alignment:
     margin: float = 1.2
     template: tuple[tuple[float, float], ...] = ()
     grey: bool = False
+    centre: float = 1.0
 
     def as_delivered(self) -> Alignment:
         """For pictures that are framed like this already: take the whole image."""
-        return Alignment(kind="none", size=self.size, grey=self.grey)
+        return Alignment(kind="none", size=self.size, grey=self.grey, centre=self.centre)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON and YAML."""
@@ -64,6 +78,9 @@ class Alignment:
         Raises:
             HonneError: the box or the points are not finite, without extent or far larger than the image.
         """
+        if self.centre != 1:
+            frame, margin = self._frame()
+            return frame.matrix(image, face) - [[0, 0, margin], [0, 0, margin]]
         height, width = image.shape[:2]
         if self.kind == "none":
             return np.array([[self.size / width, 0, 0], [0, self.size / height, 0]])
@@ -86,10 +103,19 @@ class Alignment:
         Raises:
             HonneError: as `matrix`.
         """
+        if self.centre != 1:
+            frame, margin = self._frame()
+            inner = slice(margin, margin + self.size)
+            return np.ascontiguousarray(frame.crop(image, face)[inner, inner])
         crop = _whole(image, self.size) if self.kind == "none" else self._cut(image, self.matrix(image, face))
         if self.grey:
             crop = np.asarray(Image.fromarray(crop).convert("L"))[..., None].repeat(3, axis=2)
         return np.ascontiguousarray(crop)
+
+    def _frame(self) -> tuple[Alignment, int]:
+        """What this is the central part of, and the px left out of it at the left and at the top."""
+        frame = replace(self, size=framed(self.size, self.centre), centre=1.0)
+        return frame, (frame.size - self.size) // 2
 
     def _cut(self, image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         scale = float(np.hypot(*matrix[:, 0]))

@@ -8,7 +8,11 @@ from typing import Any
 
 from honne.errors import WrongCall
 
-METHODS = {"erm": "honne.methods.erm:Erm"}
+METHODS = {
+    "erm": "honne.methods.erm:Erm",
+    "dmue": "honne.methods.dmue:Dmue",
+    "identity": "honne.methods.identity:Identity",
+}
 """Name in recipes and commands -> where the class is; its options are the class's `Options`."""
 
 

@@ -57,8 +57,9 @@ class DmueOptions:
         temperature: of the mined distributions: above 1 flattens, below 1 sharpens them.
         soft_weight: w, of the loss towards the mined distribution; 0 = off.
         soft_loss: squared: error of the predicted probabilities of the other classes (published). kl: divergence from
-            the mined distribution to the predicted one among the other classes. full: cross-entropy with p_y for the
-            label and 1 - p_y shared out as mined. plain: squared error of all probabilities (no class left out).
+            the mined distribution to the predicted one among the other classes. full: cross-entropy with the
+            predicted p_y for the label and 1 - p_y shared out as mined. plain: squared error of all probabilities, the
+            label's included.
         similarity_weight: gamma, of the similarity-preserving loss; 0 = off.
         similarity_source: what the branches' Gram matrices are made of: their embedding (the paper's figure) or their
             logits (the released code).
@@ -75,8 +76,9 @@ class DmueOptions:
         incomplete: a batch without two rows of every class: used for what it is good for, or skip it.
         gather: pairs are formed over all processes, or each process's own.
         eval_after: batches of an epoch after which BatchNorm and dropout are as in evaluation; 0 = never.
-        compat: released: the released code's way in confidence_prior, similarity_source, statistics, frozen, incomplete,
-            gather and eval_after. (Its stem and sampling: --model.backbone dmue_resnet18, --data.sampling class_balanced.)
+        compat: released: the released code's way in confidence_prior, similarity_source, statistics, frozen,
+            incomplete, gather and eval_after; its stem is --model.backbone dmue_resnet18, its sampling --data.sampling
+            class_balanced.
     """
 
     temperature: float = 1.2
@@ -167,8 +169,9 @@ def soft_label_loss(logits: Tensor, labels: Tensor, mined: Tensor, kind: str = "
     if kind == "kl":
         among_others = logits.masked_fill(own, -torch.inf).log_softmax(1).masked_fill(own, 0)
         return (torch.special.xlogy(mined, mined) - mined * among_others).sum(1).mean()
-    kept = logits.detach().softmax(1).gather(1, labels[:, None])
-    return -((kept * own + (1 - kept) * mined) * logits.log_softmax(1)).sum(1).mean()
+    kept = logits.softmax(1)[own][:, None]
+    target = torch.where(own, kept, (1 - kept) * mined).detach()
+    return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
 def similarity_loss(branches: Tensor, network: Tensor, others: Tensor) -> Tensor:
@@ -315,17 +318,16 @@ class Dmue(Method):
     def losses(self, answers: Answers, labels: Tensor) -> dict[str, Tensor]:
         """The losses before weights and ramps: expression, confidence, soft, similarity, branches."""
         others = F.one_hot(labels, self.classes).T == 0
-        logits = answers.logits
-        prior = logits.new_zeros(())
-        if self.options.uncertainty != "none":
+        logits, prior = answers.logits, answers.logits.new_zeros(())
+        if self.options.uncertainty == "pairwise":
             score = self.confidences(answers.features, labels)
-            logits = logits * score[:, None]
-            prior = -score.log().mean()
+            logits, prior = logits * score[:, None], -score.log().mean()
+        mined = self.mined(answers, labels)
         side = answers.branch_logits if self.options.similarity_source == "logits" else answers.branch_embedding
         return {
             "expression": F.cross_entropy(logits, labels),
             "confidence": prior,
-            "soft": soft_label_loss(answers.logits, labels, self.mined(answers, labels), self.options.soft_loss),
+            "soft": soft_label_loss(answers.logits, labels, mined, self.options.soft_loss),
             "similarity": similarity_loss(side, answers.embedding, others),
             "branches": branch_loss(answers.branch_logits, labels, others),
         }

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from honne.batch import Batch
+from honne.batch import NOT_LABELLED, Batch
+from honne.data.loading import DataModule
 from honne.data.transforms import mix_images
 from honne.losses import action_unit_loss, expression_loss, multi_target_loss, valence_arousal_loss
 from honne.methods.base import Method
@@ -75,6 +76,21 @@ class Erm(Method):
         balanced = options.class_weights == "balanced"
         self.register_buffer("class_weights", _inverse(class_shares) if balanced else None, persistent=False)
         self.register_buffer("positive_weights", _odds(unit_shares) if balanced else None, persistent=False)
+
+    @classmethod
+    def facts(cls, data: DataModule) -> dict[str, Tensor | None]:
+        """Share of each expression, and of presence of each action unit, among the training labels."""
+        known, rows = data.training.known, data.train_rows()
+        classes = units = None
+        if known.expression is not None:
+            labelled = known.expression[rows][known.expression[rows] != NOT_LABELLED]
+            counts = np.bincount(labelled, minlength=len(data.labels.expressions))
+            classes = torch.from_numpy(counts / max(counts.sum(), 1)).float()
+        if known.action_units is not None:
+            present = np.nansum(known.action_units[rows], 0)
+            coded = np.maximum((~np.isnan(known.action_units[rows])).sum(0), 1)
+            units = torch.from_numpy(present / coded).float()
+        return {"class_shares": classes, "unit_shares": units}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.options.mixup or self.options.cutmix:

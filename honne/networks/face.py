@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from honne.batch import Batch, Prediction
 from honne.errors import HonneError
 from honne.labels import LabelSchema
 from honne.networks import face_resnet as _registers_with_timm  # noqa: F401
+from honne.networks.checkpoints import plain_tensors
 from honne.networks.dmue_resnets import GeM
 
 
@@ -101,18 +100,8 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
     Raises:
         HonneError: the file is missing, could run code, or has nothing that fits.
     """
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise HonneError(f"{path}: no such weights file.", "Give the path of a .safetensors or state-dict file.")
-    entries: Any
-    try:
-        entries = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
-        raise HonneError(
-            f"{path}: not a file of plain tensors ({type(error).__name__}).",
-            "Files that could run code are never loaded; save the state dict alone, best as .safetensors.",
-        ) from error
-    entries = {name.removeprefix("backbone."): value for name, value in entries.get("state_dict", entries).items()}
+    entries = plain_tensors(path / "model.safetensors" if path.is_dir() else path)
+    entries = {name.removeprefix("backbone."): value for name, value in entries.items()}
     own = module.state_dict()
     fitting = {name: value for name, value in entries.items() if name in own and own[name].shape == value.shape}
     if not fitting:

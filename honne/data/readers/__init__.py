@@ -24,7 +24,7 @@ import numpy as np
 
 from honne.errors import HonneError, WrongCall
 
-READERS = ("ferplus", "fer2013", "rafdb", "affectnet", "folder", "table")
+READERS = ("ferplus", "fer2013", "rafdb", "affectnet", "sfew", "dmue_cache", "folder", "table", "identities")
 
 
 @dataclass
