@@ -2,10 +2,10 @@
 
     python benchmarks/dmue.py [--size 112 --batch 72] [--rounds 7] [--threads 2]
 
-ResNet-18, 8 classes, random images. Steps of all variants are interleaved in one process in alternating order; a figure is
-the median of the ratios within a round, of wall time and of processor time (which other jobs on the machine disturb less).
-Both sides take the same fused Adam. Operations are counted by PyTorch (convolutions and matrix products). Peak memory is that
-of a fresh process that runs two steps of one variant, less what it held when the libraries were imported.
+ResNet-18, 8 classes, random images. Steps of all variants are interleaved in one process in alternating order; a figure
+is the median of the ratios within a round, of wall time and of processor time (which other jobs on the machine disturb
+less). Both sides take the same fused Adam. Operations are counted by PyTorch (convolutions and matrix products). Peak
+memory is that of a fresh process that runs two steps of one variant, less what it held before.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def main() -> None:
     batch = Batch(images=images, labels=Labels(expression=torch.arange(arguments.batch) % CLASSES))
     last = arguments.format == "channels_last"
     if arguments.memory_of:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
         run = step(method(arguments.memory_of, last), batch)
         run()
         run()

@@ -31,7 +31,7 @@ from honne.batch import Batch, Prediction
 from honne.console import say, table
 from honne.data.manifest import replacing, sha256
 from honne.data.transforms import Normalise
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 from honne.faces.align import Alignment
 from honne.labels import LabelSchema
 from honne.networks import build
@@ -124,6 +124,18 @@ class Model:
     @cached_property
     def alignment(self) -> Alignment:
         return Alignment.from_dict(self.config.alignment)
+
+    def require_labels(self) -> None:
+        """Refuse a pre-trained trunk, whose label schema is empty: it says nothing that could be shown or measured.
+
+        Raises:
+            HonneError: it is one.
+        """
+        if self.schema == LabelSchema():
+            raise HonneError(
+                f"Model '{self.name}' names no expression and nothing else: it is a pre-trained trunk.",
+                "Train from it: honne train RECIPE ... --model.weights MODEL.",
+            )
 
     @property
     def thresholds(self) -> dict[int, float]:
@@ -263,6 +275,27 @@ def load(model: str | Path = "default", device: str | torch.device = "cpu") -> M
 
 
 _DAMAGED = "Copy the model again from where it came."
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device that an option names.
+
+    Args:
+        name: auto (a GPU if there is one), cpu, cuda, cuda:1 and so on.
+
+    Raises:
+        HonneError: there is no GPU on this machine.
+        WrongCall: no such device exists anywhere.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise WrongCall(f"--device: '{name}' is not a device.", "Give auto, cpu, cuda or cuda:1.") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise HonneError(f"--device: there is no GPU for '{name}' on this machine.", "Leave --device out.")
+    return found
 
 
 def _installed() -> dict[str, Path]:

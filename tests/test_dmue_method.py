@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_training import CLASSES, write_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +28,7 @@ from honne.methods.dmue import (
     DmueOptions,
     branch_loss,
     class_similarity,
+    full_target,
     load_branches,
     other_labels,
     similarity_loss,
@@ -35,7 +37,6 @@ from honne.methods.dmue import (
 from honne.networks.branches import last_layers
 from honne.networks.face import FaceNetwork
 from honne.schedules import OptimOptions
-from test_training import CLASSES, write_data
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 2, 0])
 TINY: dict[str, dict[str, Any]] = {
@@ -85,7 +86,7 @@ def test_branch_loss_is_the_mean_over_branches_of_their_cross_entropies() -> Non
     logits = torch.randn(3, 8, 2)
     terms = []
     for branch in range(3):
-        rows = LABELS != branch
+        rows = branch != LABELS
         names = [c for c in range(3) if c != branch]
         target = torch.tensor([names.index(c) for c in LABELS[rows].tolist()])
         assert other_labels(LABELS, 3)[branch, rows].tolist() == target.tolist()
@@ -96,7 +97,7 @@ def test_branch_loss_is_the_mean_over_branches_of_their_cross_entropies() -> Non
 def test_class_similarity_is_the_scaled_mean_cosine_to_a_class() -> None:
     features = torch.rand(8, 4)
     cosines = F.cosine_similarity(features[:, None], features[None], dim=2)
-    mean = torch.stack([cosines[:, LABELS == c].mean(1) for c in range(3)], 1)
+    mean = torch.stack([cosines[:, c == LABELS].mean(1) for c in range(3)], 1)
     low, high = mean.amin(1, keepdim=True), mean.amax(1, keepdim=True)
     torch.testing.assert_close(class_similarity(features, LABELS, 3), (mean - low) / (high - low))
 
@@ -109,7 +110,7 @@ def test_class_similarity_stands_equal_rows_zero_rows_and_absent_classes() -> No
     torch.testing.assert_close(absent[:, :3].amax(1), torch.ones(8))
 
 
-@pytest.mark.parametrize("kind", ["squared", "kl", "full", "plain"])
+@pytest.mark.parametrize("kind", ["squared", "kl", "plain"])
 def test_soft_losses_against_a_loop(kind: str) -> None:
     logits, mined = torch.randn(2, 3), torch.tensor([[0, 0.3, 0.7], [0.6, 0, 0.4]])
     total = 0.0
@@ -122,9 +123,35 @@ def test_soft_losses_against_a_loop(kind: str) -> None:
                 total += float((p[c] - q[c]) ** 2) / 6
             elif kind == "kl" and c != label:
                 total += float(q[c] * (q[c] / (p[c] / (1 - p[label]))).log()) / 2
-            elif kind == "full":
-                total -= float((p[label] if c == label else (1 - p[label]) * q[c]) * p[c].log()) / 2
     assert soft_label_loss(logits, torch.tensor([0, 1]), mined, kind).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_full_target_shares_out_what_the_label_leaves() -> None:
+    logits, mined = torch.randn(2, 3), torch.tensor([[0, 0.3, 0.7], [0.6, 0, 0.4]])
+    target = full_target(logits, torch.tensor([0, 1]), mined)
+    torch.testing.assert_close(target.sum(1), torch.ones(2))
+    first = logits.softmax(1)[0, 0]
+    torch.testing.assert_close(target[0], torch.stack([first, 0.3 * (1 - first), 0.7 * (1 - first)]))
+
+
+def test_soft_targets_are_remembered_by_row() -> None:
+    method = new_method(soft_loss="full", soft_memory=0.75)
+    method.memory = torch.full((20, 3), torch.nan)
+    shown = batch()
+    shown.index = torch.arange(8) + 5
+    method.loss(shown)
+    first = method.memory.clone()
+    assert first[5:13].isfinite().all()
+    assert first[:5].isnan().all()
+    torch.testing.assert_close(first[5:13].sum(1), torch.ones(8))
+    shown.images = -shown.images
+    method.loss(shown)
+    fresh = new_method(soft_loss="full", soft_memory=0.75)
+    fresh.memory = torch.full((20, 3), torch.nan)
+    fresh.loss(shown)
+    torch.testing.assert_close(method.memory[5:13], 0.75 * first[5:13] + 0.25 * fresh.memory[5:13], atol=0.05, rtol=0)
+    with pytest.raises(WrongCall, match="soft_loss full"):
+        DmueOptions(soft_memory=0.5)
 
 
 # --- what one step does ------------------------------------------------------------------------------------------
@@ -288,5 +315,5 @@ def test_a_class_without_faces_is_named(data: Path, tmp_path: Path) -> None:
     (tmp_path / "gap" / "images").symlink_to(data / "images")
     labels = LabelSchema(CLASSES, (12, 26), True)
     write_manifest(tmp_path / "gap", rows, DataSchema("gap", "test", labels, {"kind": "none", "size": 16}))
-    with pytest.raises(HonneError, match="class 1 has no training row"):
+    with pytest.raises(HonneError, match="class happiness has no training row"):
         honne.train("dmue", data=tmp_path / "gap", out=tmp_path / "run", overrides=RUN)

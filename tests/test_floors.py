@@ -18,7 +18,19 @@ FLOORS = (
     ("labels", "codes", "batch"),
     ("data", "faces", "networks", "losses", "metrics", "schedules", "calibration"),
     ("methods", "explain"),
-    ("recipe", "models", "card", "curves", "training", "evaluation", "analysis", "audit", "export", "interop", "report"),
+    (
+        "recipe",
+        "models",
+        "card",
+        "curves",
+        "training",
+        "evaluation",
+        "analysis",
+        "audit",
+        "export",
+        "interop",
+        "report",
+    ),
     ("demo", "doctor", "serve", "cli", "__main__"),
 )
 FORBIDDEN = {("faces", "data")}  # on one floor, but faces are cropped the same with no data set in sight

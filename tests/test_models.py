@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 import honne
 from honne.batch import Batch
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
-from honne.models import Model, ModelConfig
+from honne.models import Model, ModelConfig, device
 from honne.networks import build
 from honne.networks.face import FaceNetwork, load_weights
 
@@ -124,3 +124,22 @@ def test_any_backbone_gives_predictions_and_feature_maps(backbone: str, options:
 def test_unknown_backbones_get_a_suggestion() -> None:
     with pytest.raises(HonneError, match=r"unknown backbone 'resnet1888'.*\n.*Did you mean"):
         FaceNetwork(SCHEMA, "resnet1888")
+
+
+def test_a_trunk_without_labels_is_refused_in_one_sentence(folder: Path) -> None:
+    model = honne.load(folder)
+    model.require_labels()
+    model.config.labels = LabelSchema()
+    with pytest.raises(HonneError, match="'tiny' names no expression and nothing else") as refused:
+        model.require_labels()
+    assert "--model.weights" in refused.value.hint
+
+
+def test_devices_by_name() -> None:
+    assert device("cpu") == torch.device("cpu")
+    assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(WrongCall, match="'gpu7' is not a device"):
+        device("gpu7")
+    if not torch.cuda.is_available():
+        with pytest.raises(HonneError, match="no GPU for 'cuda:0'"):
+            device("cuda:0")

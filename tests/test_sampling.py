@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from honne.batch import NOT_LABELLED
 from honne.data.sampling import (
     EpochBatches,
+    EveryClass,
     OnceBatches,
     Sequential,
     Shuffled,
@@ -17,7 +18,7 @@ from honne.data.sampling import (
     class_balanced,
     class_weights,
 )
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 
 
 def shown(batches: EpochBatches | OnceBatches) -> np.ndarray:
@@ -75,6 +76,71 @@ def test_balanced_classes_are_equally_likely() -> None:
     assert shares == pytest.approx(np.full(3, 1 / 3), abs=0.02)
     with pytest.raises(HonneError, match="No row has an expression label"):
         class_weights(np.full(4, NOT_LABELLED))
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    st.integers(0, 30),
+    st.integers(0, 12),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_every_batch_has_every_class(
+    sizes: list[int], unlabelled: int, spare: int, least: int, balanced: bool, epoch: int
+) -> None:
+    labels = np.repeat([*range(len(sizes)), NOT_LABELLED], [*sizes, unlabelled])
+    rows = 1000 + np.random.default_rng(1).permutation(len(labels))
+    batch = least * len(sizes) + spare
+    shown = EveryClass(rows, labels, batch, seed=5, least=least, balanced=balanced)(epoch)
+    assert len(shown) == max(len(rows) // batch, 1) * batch
+    assert set(shown) <= set(rows)
+    label_of = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    for some in shown.reshape(-1, batch):
+        known = np.array([label_of[row] for row in some])
+        counts = np.bincount(known[known != NOT_LABELLED], minlength=len(sizes))
+        assert counts.min() >= least
+        assert not balanced or (counts.sum() == batch and counts.max() - counts.min() <= 1)
+
+
+def test_a_batch_gives_way_only_where_a_class_is_missing() -> None:
+    labels = np.repeat([0, 1, 2], [300, 300, 4])
+    order = EveryClass(np.arange(604), labels, 20, seed=2)
+    shown = order(0)
+    rows, times = np.unique(shown, return_counts=True)
+    assert len(shown) == 600
+    assert set(rows[times > 1]) <= set(np.flatnonzero(labels == 2))  # only the rare class repeats
+    assert 60 <= (labels[shown] == 2).sum() <= 62  # two a batch; all four may fall into one
+    assert (order(0) == shown).all()
+    assert (order(1) != shown).any()
+    assert (EveryClass(np.arange(604), labels, 20, seed=3)(0) != shown).any()
+
+    plenty = np.tile([0, 1, 2], 40)
+    assert sorted(EveryClass(np.arange(120), plenty, 60, seed=0)(0)) == list(range(120))
+
+
+def test_rare_classes_take_turns_within_an_epoch() -> None:
+    labels = np.repeat([0, 1, 2], [90, 27, 3])
+    shown = EveryClass(np.arange(120), labels, 12, seed=0, balanced=True)(4)
+    assert np.bincount(labels[shown]).tolist() == [40, 40, 40]
+    for label, size in enumerate((90, 27, 3)):
+        times = np.bincount(shown, minlength=120)[labels == label]
+        assert times.max() - times.min() <= 1
+        assert times.sum() == 40
+        assert len(times) == size
+
+
+@pytest.mark.parametrize(
+    ("labels", "batch", "kind", "text"),
+    [
+        ([0, 0, 2, 2], 6, HonneError, "class 1 has no training row"),
+        ([0, 1, 2], 5, WrongCall, "batch of 5 cannot hold 2 rows of each of 3 classes"),
+        ([NOT_LABELLED, NOT_LABELLED], 6, HonneError, "No row has an expression label"),
+    ],
+)
+def test_batches_that_cannot_hold_every_class(labels: list[int], batch: int, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        EveryClass(np.arange(len(labels)), np.array(labels), batch)
 
 
 def test_rows_of_no_weight_are_never_drawn() -> None:

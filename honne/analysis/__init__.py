@@ -132,19 +132,11 @@ def command(*arguments: Any, **options: Any) -> int:
 
 
 def _loaded(model: str | Model) -> Model:
-    from honne.labels import LabelSchema
-
     if isinstance(model, (str, Path)):
-        import torch
+        from honne.models import device, load
 
-        from honne.models import load
-
-        model = load(model, "cuda" if torch.cuda.is_available() else "cpu")
-    if model.schema == LabelSchema():
-        raise HonneError(
-            f"model '{model.name}' names no expression and nothing else: it is a pre-trained trunk.",
-            "Train from it: honne train RECIPE ... --model.weights MODEL.",
-        )
+        model = load(model, device())
+    model.require_labels()
     return model
 
 
@@ -195,7 +187,6 @@ def _in_memory(paths: list[str], model: Model, settings: Any, batch_size: int) -
 def _progress(inputs: int) -> Iterator[Callable[[Input], Callable[[int], None]]]:
     """Progress on stderr: inputs, and frames of the one being read."""
     from honne.console import progress
-    from honne.errors import HonneError
     from honne.faces.media import open_media
 
     with progress() as bar:

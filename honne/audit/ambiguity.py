@@ -19,7 +19,7 @@ from honne.audit.faces import Doubts, Faces, doubts, gather
 from honne.audit.figures import Figures
 from honne.audit.seen import Seen, as_seen
 from honne.data.manifest import PreparedData, replacing, sha256
-from honne.evaluation.evaluating import _seen_before
+from honne.evaluation.evaluating import seen_before
 from honne.evaluation.storing import write_json
 from honne.models import Model
 
@@ -87,7 +87,7 @@ def audit_ambiguity(model: Model, data: PreparedData, out: Path, settings: Setti
         "classes": list(names),
         "notes": notes,
         "splits": {
-            each.split: {"in_sample": _seen_before(model, named, each.split)["in_sample"]}
+            each.split: {"in_sample": seen_before(model, named, each.split)["in_sample"]}
             | Figures(each, doubt, settings.replicates, settings.seed).all()
             for each, doubt in zip(faces, found, strict=True)
         },

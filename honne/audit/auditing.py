@@ -15,8 +15,9 @@ from honne.audit.correcting import CHANGES, Correct
 from honne.console import say, table
 from honne.data.manifest import SPLITS, PreparedData
 from honne.errors import HonneError, WrongCall
-from honne.evaluation.evaluating import AnyData, AnyModel, _device
+from honne.evaluation.evaluating import AnyData, AnyModel
 from honne.models import Model, load
+from honne.models import device as device_named
 from honne.report import Page
 
 PAGE = "audit.html"
@@ -73,7 +74,7 @@ def audit(
             raise WrongCall(f"--{name}: {value} is too few.", f"Give {least} or more.")
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
     if not isinstance(model, Model):
-        model = load(model, _device(device))
+        model = load(model, device_named(device))
     _require_classes(model, opened)
     splits = _splits(opened, split)
     out = _own_folder(Path(out), opened)

@@ -244,7 +244,8 @@ class DataModule(lightning.LightningDataModule):
         if self.sampling == "class_balanced":
             return class_balanced(rows, labels, self.seed)
         together = self.batch_size * self._process()[1]
-        return EveryClass(rows, labels, together, self.seed, balanced=self.sampling == "every_class_balanced")
+        balanced = self.sampling == "every_class_balanced"
+        return EveryClass(rows, labels, together, self.seed, balanced=balanced, classes=self.labels.expressions)
 
     def train_dataloader(self) -> Loader:
         """Training batches; a resumed run goes on where it stopped."""

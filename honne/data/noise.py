@@ -48,8 +48,10 @@ class LabelNoise:
 
         Args:
             labels: (N,) class indices, `NOT_LABELLED` rows stay so.
-            classes: C names.
+            classes: C names, at least two.
         """
+        if len(classes) < 2:
+            raise WrongCall("data.label_noise needs at least two expressions.", "Leave it out.")
         generator = np.random.default_rng((self.seed, 0x6E6F697365))
         wrong = labels.copy()
         for label in np.unique(labels[labels != NOT_LABELLED]):

@@ -6,7 +6,7 @@ start in the middle of an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,9 +106,11 @@ class EveryClass:
         seed: of the draws.
         least: rows of each class in every batch.
         balanced: equally many rows of each class (up to one) in every batch.
+        classes: names of all classes; by default those up to the highest index, by number.
 
     Raises:
-        HonneError: a class without a row (of the classes up to the highest), or a batch too small for all classes.
+        HonneError: no labelled row, or a class without one.
+        WrongCall: a batch too small for all classes.
 
     Source: She et al., CVPR 2021: the original instead draws balanced batches and skips those that lack a class.
     """
@@ -119,12 +121,17 @@ class EveryClass:
     seed: int = 0
     least: int = 2
     balanced: bool = False
+    classes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        counts = np.bincount(self.labels[self.labels != NOT_LABELLED])
+        counts = np.bincount(self.labels[self.labels != NOT_LABELLED], minlength=len(self.classes))
+        if not counts.any():
+            raise HonneError("No row has an expression label.", "Sampling by class needs them; sample uniformly.")
         if not counts.all():
+            missing = int(counts.argmin())
             raise HonneError(
-                f"class {int(counts.argmin())} has no training row, so no batch can hold every class.",
+                f"class {self.classes[missing] if self.classes else missing} has no training row, so no batch can hold "
+                "every class.",
                 "Prepare the data without that class, or sample uniformly.",
             )
         if self.batch < self.least * len(counts):

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.markup import escape
 
 import honne
@@ -24,6 +23,7 @@ from honne.evaluation.storing import write_evaluation
 from honne.evaluation.vocabulary import Units, shared_vocabulary
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
+from honne.models import device as device_named
 
 if TYPE_CHECKING:
     AnyModel = str | Path | Model
@@ -86,7 +86,8 @@ def evaluate(
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
     rows = opened.split(split)
     if not isinstance(model, Model):
-        model = load(model, _device(device))
+        model = load(model, device_named(device))
+    model.require_labels()
     vocabulary = shared_vocabulary(model.schema, opened.schema.labels, merge=merge, drop=drop, units=units)
     clusters, resampled = cluster_rows(opened.rows.iloc[rows])
     outputs = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
@@ -112,7 +113,7 @@ def evaluate(
         "resampled": resampled,
         "clusters": int(clusters.max()) + 1,
     }
-    result |= _seen_before(model, result["data"], split)
+    result |= seen_before(model, result["data"], split)
     result |= _figures(scored, estimate(scored, replicates, seed))
     if path:
         from honne.evaluation.picture import draw  # matplotlib only where a picture is wanted
@@ -136,20 +137,17 @@ def _checked(out: str | Path | None, replicates: int) -> Path | None:
     return None if out is None else Path(out)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise WrongCall(f"--device: '{name}' is not a device.", "Give auto, cpu, cuda or cuda:1.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise HonneError(f"--device: there is no GPU for '{name}' on this machine.", "Leave --device out.")
-    return device
+def seen_before(model: Model, data: dict[str, str], split: str) -> dict[str, bool]:
+    """Whether the model saw a split of a data set when it was made, by its own record.
 
+    Args:
+        model: of which `config.yaml` says what it was trained on.
+        data: `name` and `sha256` (of the manifest); one of them fitting is enough.
+        split: train, valid or test.
 
-def _seen_before(model: Model, data: dict[str, str], split: str) -> dict[str, bool]:
-    """Whether the model was trained, or selected and calibrated, on this split of these data, by its own record."""
+    Returns:
+        `in_sample`: it was trained on the split; `selected_on`: it was selected or calibrated there.
+    """
     record = model.config.training
     splits = {"train": "train"} | record.get("splits", {})
     used = data["sha256"] in _list(record.get("data_sha256")) or data["name"] in _list(record.get("data"))

@@ -50,11 +50,6 @@ def shared_vocabulary(
         HonneError: classes or units differ, or there is no task in common.
         WrongCall: `merge` is not "from:into".
     """
-    if model == LabelSchema():
-        raise HonneError(
-            "This model names no expression and nothing else: it is a pre-trained trunk.",
-            "Train from it: honne train RECIPE ... --model.weights MODEL.",
-        )
     dropped = [canonical(name) for name in drop.split(",") if name.strip()]
     labels, outputs = _expressions(model.expressions, data.expressions, _pairs(merge), dropped)
     schema = LabelSchema(

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from honne.batch import NOT_LABELLED, Batch
+from honne.data.loading import DataModule
 from honne.data.manifest import replacing
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 from honne.methods.base import Method
 from honne.networks.branches import Answers, Branches
@@ -60,6 +61,8 @@ class DmueOptions:
             the mined distribution to the predicted one among the other classes. full: cross-entropy with the
             predicted p_y for the label and 1 - p_y shared out as mined. plain: squared error of all probabilities, the
             label's included.
+        soft_memory: share of a face's soft target that is kept from its earlier showings, 0..1 (full only). A network
+            that begins to learn a wrong label by heart then contradicts what it said itself before. 0 as published.
         similarity_weight: gamma, of the similarity-preserving loss; 0 = off.
         similarity_source: what the branches' Gram matrices are made of: their embedding (the paper's figure) or their
             logits (the released code).
@@ -84,6 +87,7 @@ class DmueOptions:
     temperature: float = 1.2
     soft_weight: float = 0.5
     soft_loss: Literal["squared", "kl", "full", "plain"] = "squared"
+    soft_memory: float = 0.0
     similarity_weight: float = 1000.0
     similarity_source: Literal["embedding", "logits"] = "embedding"
     uncertainty: Literal["pairwise", "none"] = "pairwise"
@@ -102,7 +106,9 @@ class DmueOptions:
         if self.compat == "released":
             vars(self).update(RELEASED)
         if self.temperature <= 0:
-            raise HonneError(f"dmue.temperature is {self.temperature}.", "It must be above 0.")
+            raise WrongCall(f"dmue.temperature is {self.temperature}.", "It must be above 0.")
+        if self.soft_memory and self.soft_loss != "full":
+            raise WrongCall("dmue.soft_memory is for soft targets of all classes.", "Add --dmue.soft_loss full.")
 
 
 # --- schedules ---------------------------------------------------------------------------------------------------
@@ -149,14 +155,14 @@ def mined_distribution(own_logits: Tensor, labels: Tensor, temperature: float) -
 
 
 def soft_label_loss(logits: Tensor, labels: Tensor, mined: Tensor, kind: str = "squared") -> Tensor:
-    """Loss of the network's logits towards the mined distribution.
+    """Loss of the network's logits towards the mined distribution; see `full_target` for another.
 
     Args:
         logits: (B, C).
         labels: (B,).
         mined: (B, C), 0 at the label, rows sum to 1.
         kind: see `DmueOptions.soft_loss`. `squared` alone would drive the label's probability to 0, since the others
-            sum to less than the mined ones; `kl` and `full` have no such tension.
+            sum to less than the mined ones; `kl` has no such tension.
 
     Returns:
         Scalar; the squared errors are means over B * C entries.
@@ -166,12 +172,15 @@ def soft_label_loss(logits: Tensor, labels: Tensor, mined: Tensor, kind: str = "
         return (logits.softmax(1).masked_fill(own, 0) - mined).square().mean()
     if kind == "plain":
         return (logits.softmax(1) - mined).square().mean()
-    if kind == "kl":
-        among_others = logits.masked_fill(own, -torch.inf).log_softmax(1).masked_fill(own, 0)
-        return (torch.special.xlogy(mined, mined) - mined * among_others).sum(1).mean()
-    kept = logits.softmax(1)[own][:, None]
-    target = torch.where(own, kept, (1 - kept) * mined).detach()
-    return -(target * logits.log_softmax(1)).sum(1).mean()
+    among_others = logits.masked_fill(own, -torch.inf).log_softmax(1).masked_fill(own, 0)
+    return (torch.special.xlogy(mined, mined) - mined * among_others).sum(1).mean()
+
+
+def full_target(logits: Tensor, labels: Tensor, mined: Tensor) -> Tensor:
+    """(B, C) soft target over all classes: p_y for the label, 1 - p_y shared out as mined; without gradient."""
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    kept = logits.detach().softmax(1)[own][:, None]
+    return torch.where(own, kept, (1 - kept) * mined)
 
 
 def similarity_loss(branches: Tensor, network: Tensor, others: Tensor) -> Tensor:
@@ -247,7 +256,7 @@ class Dmue(Method):
 
     Args:
         options: `DmueOptions`.
-        class_shares, unit_shares: not used.
+        rows: of the data sets, for `soft_memory`.
         shared: arguments of `Method`.
     """
 
@@ -256,6 +265,12 @@ class Dmue(Method):
     learns = "expression"
     backbone = ("backbone", "endings")
     network: FaceNetwork
+    memory: Tensor
+
+    @classmethod
+    def facts(cls, data: DataModule) -> dict[str, Any]:
+        """Rows of the data sets."""
+        return {"rows": len(data.training)}
 
     @classmethod
     def learned(cls, schema: LabelSchema) -> LabelSchema:
@@ -266,14 +281,14 @@ class Dmue(Method):
         self,
         options: DmueOptions,
         *,
-        class_shares: Tensor | None = None,
-        unit_shares: Tensor | None = None,
+        rows: int = 0,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.options, self.classes = options, len(self.schema.expressions)
         self.branches = Branches(self.network, self.classes, options.branch_depth, options.statistics == "batch")
         self.confidence = Confidence(self.classes)
+        self.register_buffer("memory", torch.full((rows if options.soft_memory else 0, self.classes), torch.nan))
         assert self.network.expression is not None
         nn.init.normal_(self.network.expression.weight, std=0.001)
         if options.frozen == "released":
@@ -298,12 +313,13 @@ class Dmue(Method):
             raise HonneError(
                 "dmue got a batch with rows that lack an image or an expression label.", "It learns from labels only."
             )
+        index = batch.index
         features, own = self.branches.features(self.network, images, labels, learn=True)
         with torch.autocast(images.device.type, enabled=False):
             features, own = features.float(), own.float()
             if self.options.gather == "all" and self._trainer is not None and self.trainer.world_size > 1:
-                features, own, labels = self._of_all_processes(features, own, labels)
-            losses = self.losses(self.branches.answers(self.network, features, own, labels), labels)
+                features, own, labels, index = self._of_all_processes(features, own, labels, index)
+            losses = self.losses(self.branches.answers(self.network, features, own, labels), labels, index)
         options, epoch = self.options, self.current_epoch
         up, down = (ramp(epoch, options.ramp, options.ramp_height) for ramp in (ramp_up, ramp_down))
         weights = {
@@ -315,22 +331,37 @@ class Dmue(Method):
         }
         return {name: weight * losses[name] for name, weight in weights.items() if weight}
 
-    def losses(self, answers: Answers, labels: Tensor) -> dict[str, Tensor]:
-        """The losses before weights and ramps: expression, confidence, soft, similarity, branches."""
+    def losses(self, answers: Answers, labels: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses before weights and ramps: expression, confidence, soft, similarity, branches.
+
+        Args:
+            answers: of the batch.
+            labels: (B,).
+            index: (B,) row numbers, by which soft targets are remembered.
+        """
         others = F.one_hot(labels, self.classes).T == 0
         logits, prior = answers.logits, answers.logits.new_zeros(())
         if self.options.uncertainty == "pairwise":
             score = self.confidences(answers.features, labels)
             logits, prior = logits * score[:, None], -score.log().mean()
-        mined = self.mined(answers, labels)
         side = answers.branch_logits if self.options.similarity_source == "logits" else answers.branch_embedding
         return {
             "expression": F.cross_entropy(logits, labels),
             "confidence": prior,
-            "soft": soft_label_loss(answers.logits, labels, mined, self.options.soft_loss),
+            "soft": self._soft_loss(answers.logits, labels, self.mined(answers, labels), index),
             "similarity": similarity_loss(side, answers.embedding, others),
             "branches": branch_loss(answers.branch_logits, labels, others),
         }
+
+    def _soft_loss(self, logits: Tensor, labels: Tensor, mined: Tensor, index: Tensor | None) -> Tensor:
+        if self.options.soft_loss != "full":
+            return soft_label_loss(logits, labels, mined, self.options.soft_loss)
+        target = full_target(logits, labels, mined)
+        if self.options.soft_memory and index is not None:
+            known = self.memory[index]
+            target = torch.where(known.isnan(), target, torch.lerp(target, known, self.options.soft_memory))
+            self.memory[index] = target
+        return F.cross_entropy(logits, target)
 
     def confidences(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B,) s in (0, 1) of the network's features (B, D)."""
@@ -342,14 +373,11 @@ class Dmue(Method):
         own = answers.branch_logits.detach()[labels, torch.arange(len(labels), device=labels.device)]
         return mined_distribution(own, labels, self.options.temperature)
 
-    def _of_all_processes(self, features: Tensor, own: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _of_all_processes(self, features: Tensor, own: Tensor, *numbers: Tensor | None) -> tuple[Tensor, ...]:
         """The same for the batch of all processes together, with gradients to where each row came from."""
         features, own = (cast(Tensor, self.all_gather(part, sync_grads=True)) for part in (features, own))
-        return (
-            features.flatten(0, 1),
-            own.transpose(0, 1).flatten(1, 2),
-            cast(Tensor, self.all_gather(labels)).flatten(),
-        )
+        gathered = [cast(Tensor, self.all_gather(each)).flatten() for each in numbers if each is not None]
+        return features.flatten(0, 1), own.transpose(0, 1).flatten(1, 2), *gathered
 
     def finish(self, run: Path) -> None:
         """`branches.safetensors`: branches and confidence, in half precision, for `honne audit`."""

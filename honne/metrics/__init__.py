@@ -5,6 +5,19 @@ replicates at once, so `honne.metrics.resampling` has an interval for every meas
 """
 
 from honne.metrics.action_units import au_accuracy, au_auc, au_balanced_accuracy, au_counts, au_ece, au_f1
+from honne.metrics.ambiguity import (
+    auc,
+    chebyshev,
+    class_thresholds,
+    cosine,
+    entropy,
+    full_distribution,
+    intersection,
+    label_error,
+    others,
+    spearman,
+    suggested_class,
+)
 from honne.metrics.calibration import Reliability, binned_gap, brier, ece, ece_classwise, nll, reliability
 from honne.metrics.distributions import emd, js, kl, vote_hit
 from honne.metrics.expression import (
@@ -29,27 +42,38 @@ __all__ = [
     "au_counts",
     "au_ece",
     "au_f1",
+    "auc",
     "balanced_accuracy",
     "binned_gap",
     "bootstrap",
     "brier",
     "ccc",
     "ccc_of",
+    "chebyshev",
     "class_scores",
+    "class_thresholds",
     "confusion_matrix",
+    "cosine",
     "ece",
     "ece_classwise",
     "emd",
+    "entropy",
+    "full_distribution",
+    "intersection",
     "interval",
     "js",
     "kl",
+    "label_error",
     "macro_f1",
     "moments",
     "nll",
+    "others",
     "p_value",
     "pearson",
     "reliability",
     "resampled",
     "rmse",
+    "spearman",
+    "suggested_class",
     "vote_hit",
 ]

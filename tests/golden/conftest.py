@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.register_assert_rewrite("dmue_data", "dmue_faces", "dmue_networks")
+
 OWN = Path(__file__).parent / "data"
 NAMED = pytest.StashKey[set[Path]]()
 

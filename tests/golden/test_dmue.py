@@ -1,4 +1,7 @@
-"""DMUE against recordings of the authors' released code: schedules, routing, mining, losses, a whole step."""
+"""DMUE against recordings of the authors' released code: schedules, routing, mining, losses, a whole step.
+
+The recordings of its networks, faces and data are in files of their own beside this one.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,26 @@ import re
 import numpy as np
 import pytest
 import torch
+from dmue_data import (  # noqa: F401  tests, collected here
+    test_chosen_votes,
+    test_evaluation_shows_the_centre_of_the_resized_picture,
+    test_noise,
+    test_plane_normalisation,
+    test_targets_and_kept_images,
+    test_vector_of_the_multi_target_loss,
+)
+from dmue_faces import (  # noqa: F401
+    test_alignment_to_98_points,
+    test_enlarged_crop,
+    test_landmarks_from_heat_maps,
+    test_margin_heads,
+)
+from dmue_networks import (  # noqa: F401
+    test_blocks,
+    test_resnet18_multi_branch_checkpoint_becomes_the_target_model,
+    test_resnet50_ibn_a,
+)
+from seeding import key_seeded
 from torch import Tensor, nn
 
 from honne.batch import Batch, Labels
@@ -234,6 +257,27 @@ def check_state(golden: Golden, method: Dmue, classes: int) -> None:
         name, place = ours(key, classes)
         found = state[name] if place is None else state[name][place]
         np.testing.assert_allclose(found, recorded, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.golden("dmue", "full_resnet18*.npz")
+def test_branches_of_resnet18(golden: Golden) -> None:
+    classes, labels = int(golden["num_classes"]), tensor(golden["labels"])
+    schema = LabelSchema(tuple(f"class {i}" for i in range(classes)))
+    method = released_method(classes, FaceNetwork(schema, "dmue_resnet18", neck=True, head_bias=False)).eval()
+    entries = key_seeded(golden["keys_multibranch"], golden["shapes_multibranch"], str(golden["salt"]))
+    load(method, {key: value.numpy() for key, value in entries.items()}, classes)
+    with torch.inference_mode():
+        features = method.branches.features(method.network, tensor(golden["images"]), labels, learn=True)
+        answers = method.branches.answers(method.network, *features, labels)
+        score = method.confidences(answers.features, labels)
+    own, others = routes(labels, classes)
+    each = golden["aux_logits"].shape[1]
+    learned = torch.stack([answers.branch_logits[branch, others[branch][:each]] for branch in range(classes)])
+    shown = len(golden["ld_logits"]) // classes
+    mined = torch.cat([answers.branch_logits[branch, own[branch][:shown]] for branch in range(classes)])
+    for found, name in ((answers.logits, "target_logits"), (learned, "aux_logits"), (mined, "ld_logits")):
+        np.testing.assert_allclose(found, golden[name], rtol=1e-3, atol=1e-3, err_msg=name)
+    np.testing.assert_allclose(score, golden["score"].ravel(), rtol=1e-3)
 
 
 def test_a_zero_is_put_in_at_the_label() -> None:
