@@ -131,6 +131,7 @@ def run(recipe: Recipe, out: Path) -> Path:
         monitor="epoch" if recipe.trainer.monitor == "last" else f"valid/{recipe.trainer.monitor}",
         mode="min" if recipe.trainer.monitor == "loss" else "max",
         enable_version_counter=False,
+        save_on_train_epoch_end=False,  # right after validation, so that `last` knows the best figure
     )
     last = LastCheckpoint(checkpoints, recipe.trainer.checkpoint_steps)
     trainer = Trainer(
@@ -257,8 +258,6 @@ class LastCheckpoint(Checkpoint):
         self.path, self.steps, self.saved = folder / "last.ckpt", steps, -1
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self.saved:
-            return
         self.saved = trainer.global_step
         aside = self.path.with_suffix(".part")
         trainer.save_checkpoint(aside)
@@ -266,15 +265,15 @@ class LastCheckpoint(Checkpoint):
             aside.replace(self.path)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        if trainer.global_step % self.steps == 0:
+        if trainer.global_step % self.steps == 0 and trainer.global_step != self.saved:  # once while accumulating
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._save(trainer)
+            self._save(trainer)  # again if this step was saved: now with what the validation found
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1 and trainer.global_step != self.saved:
             self._save(trainer)
 
 

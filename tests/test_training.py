@@ -18,6 +18,8 @@ import honne
 from honne.data.manifest import DataSchema, ImageWriter, write_manifest
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
+from honne.methods.base import Method
+from honne.methods.dmue import Dmue
 from honne.methods.erm import Erm
 
 CLASSES = ("neutral", "happiness", "surprise")
@@ -71,26 +73,30 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "method", "step_of_death"),
+    [("erm", Erm, 10), ("dmue", Dmue, 6)],  # in the second epoch, one step after the last checkpoint
+)
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, method: type[Method], step_of_death: int
 ) -> None:
     options = SMALL | {"trainer.ema": 0.9}
-    honne.train("erm", data=data, out=tmp_path / "whole", overrides=options)
+    honne.train(recipe, data=data, out=tmp_path / "whole", overrides=options)
 
-    original, steps = Erm.training_step, []
+    original, steps = method.training_step, []
 
-    def dies(self: Erm, batch: Any, step: int) -> Any:
+    def dies(self: Method, batch: Any, step: int) -> Any:
         steps.append(step)
-        if len(steps) == 10:  # in the middle of the second epoch, one step after the last checkpoint
+        if len(steps) == step_of_death:
             raise MemoryError
         return original(self, batch, step)
 
-    monkeypatch.setattr(Erm, "training_step", dies)
+    monkeypatch.setattr(method, "training_step", dies)
     with pytest.raises(MemoryError):
-        honne.train("erm", data=data, out=tmp_path / "killed", overrides=options)
+        honne.train(recipe, data=data, out=tmp_path / "killed", overrides=options)
     assert not (tmp_path / "killed" / "model").exists()
-    monkeypatch.setattr(Erm, "training_step", original)
-    honne.train("erm", data=data, out=tmp_path / "killed", overrides=options)
+    monkeypatch.setattr(method, "training_step", original)
+    honne.train(recipe, data=data, out=tmp_path / "killed", overrides=options)
 
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert whole.keys() == killed.keys()

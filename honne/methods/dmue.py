@@ -109,6 +109,8 @@ class DmueOptions:
             raise WrongCall(f"dmue.temperature is {self.temperature}.", "It must be above 0.")
         if self.soft_memory and self.soft_loss != "full":
             raise WrongCall("dmue.soft_memory is for soft targets of all classes.", "Add --dmue.soft_loss full.")
+        if self.soft_memory and self.gather == "own":
+            raise WrongCall("dmue.soft_memory needs the faces of all processes.", "Leave out --dmue.gather own.")
 
 
 # --- schedules ---------------------------------------------------------------------------------------------------
