@@ -112,7 +112,8 @@ def suggested_class(distribution: Tensor, labels: Tensor, thresholds: Tensor) ->
 
     A label is likely wrong when another class is the most probable of those that reach their thresholds, and the label
     is not the most probable class of all. Thresholds differ by class, so that a class of which the model is never sure
-    (a rare one) is neither suspected throughout nor never suggested.
+    (a rare one) is not suspected throughout. The suggestion is the most probable class whatever the thresholds: that
+    of a rare class sinks with the wrong labels among its few rows, and it would be suggested for anything.
 
     Args:
         distribution: (N, C) probabilities, as for `label_error`.
@@ -133,7 +134,7 @@ def suggested_class(distribution: Tensor, labels: Tensor, thresholds: Tensor) ->
     sure = p.masked_fill(p < thresholds, -torch.inf)
     best = sure.argmax(1)
     wrong = labelled & sure.amax(1).isfinite() & (best != labels) & (p.argmax(1) != labels)
-    return torch.where(wrong, best, NOT_LABELLED)
+    return torch.where(wrong, p.argmax(1), NOT_LABELLED)
 
 
 def entropy(distribution: Tensor) -> Tensor:
