@@ -35,6 +35,7 @@ from honne.data.manifest import replacing
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 from honne.methods.base import Method
+from honne.methods.processes import of_all_processes
 from honne.networks.branches import Answers, Branches
 from honne.networks.face import FaceNetwork
 
@@ -320,7 +321,9 @@ class Dmue(Method):
         with torch.autocast(images.device.type, enabled=False):
             features, own = features.float(), own.float()
             if self.options.gather == "all" and self._trainer is not None and self.trainer.world_size > 1:
-                features, own, labels, index = self._of_all_processes(features, own, labels, index)
+                features, labels = of_all_processes(features), of_all_processes(labels)
+                own = of_all_processes(own.transpose(0, 1)).transpose(0, 1)
+                index = None if index is None else of_all_processes(index)
             losses = self.losses(self.branches.answers(self.network, features, own, labels), labels, index)
         options, epoch = self.options, self.current_epoch
         up, down = (ramp(epoch, options.ramp, options.ramp_height) for ramp in (ramp_up, ramp_down))
@@ -374,12 +377,6 @@ class Dmue(Method):
         """(B, C) q, without gradient."""
         own = answers.branch_logits.detach()[labels, torch.arange(len(labels), device=labels.device)]
         return mined_distribution(own, labels, self.options.temperature)
-
-    def _of_all_processes(self, features: Tensor, own: Tensor, *numbers: Tensor | None) -> tuple[Tensor, ...]:
-        """The same for the batch of all processes together, with gradients to where each row came from."""
-        features, own = (cast(Tensor, self.all_gather(part, sync_grads=True)) for part in (features, own))
-        gathered = [cast(Tensor, self.all_gather(each)).flatten() for each in numbers if each is not None]
-        return features.flatten(0, 1), own.transpose(0, 1).flatten(1, 2), *gathered
 
     def finish(self, run: Path) -> None:
         """`branches.safetensors`: branches and confidence, in half precision, for `honne audit`."""

@@ -1,0 +1,41 @@
+"""Rows of all processes of a data-parallel run, with gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as processes
+
+
+def of_all_processes(rows: Tensor) -> Tensor:
+    """(W * B, ...) the rows of all W processes in order of rank, from the (B, ...) of this one.
+
+    Every process may compute the loss of all rows from them: DDP's mean over processes then gives the gradient that one
+    process with all rows would have. (The gathering with gradients of torch 2.13 mixed up those of transposed tensors
+    over gloo.)
+
+    Args:
+        rows: of equally many rows in every process.
+    """
+    gathered: Tensor = _Gathered.apply(rows)
+    return gathered
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = len(rows)
+        parts = [
+            torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes.get_world_size())
+        ]
+        processes.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        processes.all_reduce(total)
+        start = processes.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]
