@@ -42,7 +42,7 @@ WORLD: dict[str, Any] = {
     "n": 6000,
     "size": 48,
     "labels": "expression",
-    "ambiguity": 0.8,
+    "ambiguity": 1.0,
     "subjects": 150,
     "pose_range": 15.0,
 }

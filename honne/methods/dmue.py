@@ -40,6 +40,8 @@ from honne.networks.branches import Answers, Branches
 from honne.networks.face import FaceNetwork
 
 RELEASED = {
+    "soft_loss": "squared",
+    "soft_memory": 0.0,
     "confidence_prior": 0.0,
     "similarity_source": "logits",
     "statistics": "batch",
@@ -48,7 +50,7 @@ RELEASED = {
     "gather": "own",
     "eval_after": 200,
 }
-"""What the authors' released code does, against the defaults."""
+"""What the authors' released code does."""
 
 
 @dataclass
@@ -80,9 +82,9 @@ class DmueOptions:
         incomplete: a batch without two rows of every class: used for what it is good for, or skip it.
         gather: pairs are formed over all processes, or each process's own.
         eval_after: batches of an epoch after which BatchNorm and dropout are as in evaluation; 0 = never.
-        compat: released: the released code's way in confidence_prior, similarity_source, statistics, frozen,
-            incomplete, gather and eval_after; its stem is --model.backbone dmue_resnet18, its sampling --data.sampling
-            class_balanced.
+        compat: released: the released code's way in soft_loss, soft_memory, confidence_prior, similarity_source,
+            statistics, frozen, incomplete, gather and eval_after; its stem is --model.backbone dmue_resnet18, its
+            sampling --data.sampling class_balanced.
     """
 
     temperature: float = 1.2
