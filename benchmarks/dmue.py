@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -97,6 +96,12 @@ def operations(run: Callable[[], None]) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def memory(line: str) -> float:
+    """MB of this process: VmRSS now, VmHWM at its peak (resource's figure would include the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return float(status.partition(f"{line}:")[2].split()[0]) / 1024
+
+
 def peak(variant: str, arguments: argparse.Namespace) -> float:
     """MB above the imported libraries at the peak of two steps, in a process of its own."""
     words = [sys.executable, __file__, "--size", str(arguments.size), "--batch", str(arguments.batch)]
@@ -119,25 +124,25 @@ def main() -> None:
     batch = Batch(images=images, labels=Labels(expression=torch.arange(arguments.batch) % CLASSES))
     last = arguments.format == "channels_last"
     if arguments.memory_of:
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
+        before = memory("VmRSS")
         run = step(method(arguments.memory_of, last), batch)
         run()
         run()
-        sys.stdout.write(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        sys.stdout.write(json.dumps(memory("VmHWM") - before))
         return
     methods = {name: method(name, last) for name in VARIANTS}
     steps = {name: step(trained, batch) for name, trained in methods.items()}
     counted = {name: operations(run) for name, run in steps.items()}
     ratios = timed(steps, arguments.rounds)
-    memory = {name: peak(name, arguments) for name in VARIANTS}
+    peaks = {name: peak(name, arguments) for name in VARIANTS}
     rows = [
         (
             name,
             f"{counted[name] / counted['plain']:.2f}",
             f"{ratios[name][0]:.2f}",
             f"{ratios[name][1]:.2f}",
-            f"{memory[name]:.0f}",
-            f"{memory[name] / memory['plain']:.2f}",
+            f"{peaks[name]:.0f}",
+            f"{peaks[name] / peaks['plain']:.2f}",
         )
         for name in VARIANTS
     ]

@@ -107,12 +107,12 @@ def train(arm: str, noise: float, seed: int, data: Path, out: Path, threads: int
 def answers(path: Path, classes: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """(N, C) probabilities, (N,) labels and (N, C) votes of a run."""
     frame = pd.read_parquet(path)
-    probabilities = torch.from_numpy(frame[[f"p_{name}" for name in classes]].to_numpy(np.float64))
+    probabilities = torch.from_numpy(frame[[f"p_{name}" for name in classes]].to_numpy(np.float64, copy=True))
     labels = torch.tensor([classes.index(name) for name in frame["true_expression"]])
     return (
         probabilities,
         labels,
-        torch.from_numpy(frame[[f"true_votes_{name}" for name in classes]].to_numpy(np.float64)),
+        torch.from_numpy(frame[[f"true_votes_{name}" for name in classes]].to_numpy(np.float64, copy=True)),
     )
 
 
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["erm", "dmue"], choices=list(ARMS))
     parser.add_argument("--noise", nargs="+", type=float, default=[0.0, 0.2])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--train", type=int, default=0, help="training rows; 0 = all")
+    parser.add_argument("--train", type=int, default=5000, help="training rows; 0 = all")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     arguments = parser.parse_args()
