@@ -68,7 +68,13 @@ BUDGET: dict[str, Any] = {
 }
 ARMS: dict[str, dict[str, Any]] = {
     "erm": {},
-    "dmue": {"data.sampling": "every_class", "dmue.ramp": 2},
+    "dmue": {
+        "dmue.branch_depth": "head",
+        "dmue.ramp": 1,
+        "dmue.temperature": 1.0,
+        "dmue.confidence_input": "own",
+        "dmue.confidence_prior": 0.1,
+    },
 }
 SPLITS = ("train", "test")
 CLOSE = {"kl": "KL", "emd": "EMD", "js": "JS", "top1_hit": "top-1 hit"}
@@ -89,7 +95,7 @@ def trained(arm: str, noise: float, seed: int, data: PreparedData, run: Path, qu
         return run / "model"
     overrides = BUDGET | ARMS[arm] | {"data.label_noise": noise, "trainer.seed": seed}
     overrides |= {"trainer.epochs": 3} if quick else {}
-    words = [f"--{name}={json.dumps(value)}" for name, value in overrides.items()]
+    words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
     call = [sys.executable, "-m", "honne", "train", arm, "--data", str(data.root), "--out", str(run), *words]
     done = subprocess.run(call, env={"OMP_NUM_THREADS": "1"} | os.environ, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -24,6 +24,7 @@ from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 from honne.methods.dmue import (
     RELEASED,
+    Confidence,
     Dmue,
     DmueOptions,
     branch_loss,
@@ -108,6 +109,20 @@ def test_class_similarity_stands_equal_rows_zero_rows_and_absent_classes() -> No
     absent = class_similarity(torch.rand(8, 4), LABELS, 5)
     assert absent[:, 3:].eq(0).all()
     torch.testing.assert_close(absent[:, :3].amax(1), torch.ones(8))
+
+
+def test_confidence_sees_the_similarity_to_the_labels_own_class() -> None:
+    torch.manual_seed(0)
+    confidence = Confidence(3, "own")
+    similarity, labels = torch.rand(2000, 3), torch.randint(3, (2000,))
+    right = similarity[torch.arange(2000), labels] > 0.5
+    chosen = torch.optim.Adam(confidence.parameters(), 0.05)
+    for _ in range(150):
+        loss = F.binary_cross_entropy(confidence(similarity, labels), right.float())
+        chosen.zero_grad()
+        loss.backward()
+        chosen.step()
+    assert ((confidence(similarity, labels) > 0.5) == right).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("kind", ["squared", "kl", "plain"])

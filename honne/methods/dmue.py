@@ -42,6 +42,7 @@ from honne.networks.face import FaceNetwork
 RELEASED = {
     "soft_loss": "squared",
     "soft_memory": 0.0,
+    "confidence_input": "label",
     "confidence_prior": 0.0,
     "similarity_source": "logits",
     "statistics": "batch",
@@ -70,6 +71,9 @@ class DmueOptions:
         similarity_source: what the branches' Gram matrices are made of: their embedding (the paper's figure) or their
             logits (the released code).
         uncertainty: pairwise: the logits of a face are tempered by its confidence s; none: they are not.
+        confidence_input: what s is made of beside the similarities to all classes. label: the label, one-hot
+            (published), from which the small network hardly learns to look up the similarity to the label's own class.
+            own: that similarity itself, in the label's place.
         confidence_prior: weight of -log s, the price of doubting a face. 0 as published: then doubt is free once s is
             learned, logits grow without bound and the network learns from ever fewer faces.
         ramp: epochs in which the network's losses rise and after which the branches' falls.
@@ -82,9 +86,9 @@ class DmueOptions:
         incomplete: a batch without two rows of every class: used for what it is good for, or skip it.
         gather: pairs are formed over all processes, or each process's own.
         eval_after: batches of an epoch after which BatchNorm and dropout are as in evaluation; 0 = never.
-        compat: released: the released code's way in soft_loss, soft_memory, confidence_prior, similarity_source,
-            statistics, frozen, incomplete, gather and eval_after; its stem is --model.backbone dmue_resnet18, its
-            sampling --data.sampling class_balanced.
+        compat: released: the released code's way in soft_loss, soft_memory, confidence_input, confidence_prior,
+            similarity_source, statistics, frozen, incomplete, gather and eval_after; its stem is --model.backbone
+            dmue_resnet18, its sampling --data.sampling class_balanced.
     """
 
     temperature: float = 1.2
@@ -94,6 +98,7 @@ class DmueOptions:
     similarity_weight: float = 1000.0
     similarity_source: Literal["embedding", "logits"] = "embedding"
     uncertainty: Literal["pairwise", "none"] = "pairwise"
+    confidence_input: Literal["label", "own"] = "label"
     confidence_prior: float = 0.5
     ramp: float = 6.0
     ramp_height: float = 1.0
@@ -241,16 +246,19 @@ class Confidence(nn.Module):
 
     Args:
         classes: C.
+        kind: `DmueOptions.confidence_input`.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, kind: Literal["label", "own"] = "label") -> None:
         super().__init__()
+        self.kind = kind
         self.layers = nn.Sequential(nn.Linear(2 * classes, classes), nn.PReLU(), nn.Linear(classes, 1))
 
     def forward(self, similarity: Tensor, labels: Tensor) -> Tensor:
         """(B,) from (B, C) of `class_similarity` and (B,) labels."""
-        known = torch.cat([similarity, F.one_hot(labels, similarity.shape[1])], 1)
-        return self.layers(known).sigmoid()[:, 0]
+        label = F.one_hot(labels, similarity.shape[1])
+        label = label * similarity if self.kind == "own" else label
+        return self.layers(torch.cat([similarity, label], 1)).sigmoid()[:, 0]
 
 
 # --- the method --------------------------------------------------------------------------------------------------
@@ -292,7 +300,7 @@ class Dmue(Method):
         super().__init__(**shared)
         self.options, self.classes = options, len(self.schema.expressions)
         self.branches = Branches(self.network, self.classes, options.branch_depth, options.statistics == "batch")
-        self.confidence = Confidence(self.classes)
+        self.confidence = Confidence(self.classes, options.confidence_input)
         self.register_buffer("memory", torch.full((rows if options.soft_memory else 0, self.classes), torch.nan))
         assert self.network.expression is not None
         nn.init.normal_(self.network.expression.weight, std=0.001)
@@ -408,7 +416,7 @@ def load_branches(file: Path, network: FaceNetwork) -> tuple[Branches, Confidenc
             state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
         classes = len(state["branches.classifiers"])
         branches = Branches(network, classes, options.branch_depth, options.statistics == "batch")
-        parts = nn.ModuleDict({"branches": branches, "confidence": Confidence(classes)})
+        parts = nn.ModuleDict({"branches": branches, "confidence": Confidence(classes, options.confidence_input)})
         parts.load_state_dict(state)
     except Exception as error:
         raise HonneError(
