@@ -12,6 +12,7 @@ same command again resumes. `--quick` only shows that it runs.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -24,11 +25,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 import honne
 from honne.audit.faces import Faces, doubts, gather
-from honne.audit.figures import Figures
+from honne.audit.figures import Figures as AuditFigures
 from honne.audit.seen import as_seen
 from honne.console import say, table
 from honne.data.manifest import PreparedData, replacing
@@ -134,7 +138,7 @@ def pooled(parts: Sequence[Faces]) -> Faces:
 def figures(faces: Faces, replicates: int) -> dict[str, Any]:
     """Those of the audit, and accuracy."""
     assert faces.true_class is not None
-    found = Figures(faces, doubts(faces), replicates, 0).all()
+    found = AuditFigures(faces, doubts(faces), replicates, 0).all()
     return found | {"accuracy": float(accuracy(faces.probabilities, faces.true_class))}
 
 
@@ -142,7 +146,7 @@ def closeness(faces: Faces, rival: Faces, replicates: int) -> dict[str, Any]:
     """How close what was mined and the rival's softmax come to the mixture, both without the label's class."""
     assert faces.true_mixture is not None
     softmax, mixture = (others(each, faces.labels) for each in (rival.probabilities, faces.true_mixture))
-    return Figures(faces, doubts(faces), replicates, 0)._compared(faces.mined, softmax, mixture)
+    return AuditFigures(faces, doubts(faces), replicates, 0).compared(faces.mined, softmax, mixture)
 
 
 def shown(entry: dict[str, float | None] | None) -> str:
@@ -182,8 +186,42 @@ def say_scores(found: dict[str, dict[str, Any]], condition: str) -> None:
     say(table(f"{condition}: AUC for ambiguous over clear faces, and wrong over right labels (bar {BAR})", head, rows))
 
 
+def draw(faces: Faces, plain: Faces, path: Path, count: int = 6) -> None:
+    """Unseen faces whose label is only part of the truth: true mixture, as mined, and plain softmax.
+
+    The first face of each label whose second expression has a share of 0.3 to 0.5, so that none is chosen for how well
+    it went.
+    """
+    assert faces.true_mixture is not None
+    second = faces.true_mixture.topk(2).values[:, 1]
+    chosen = [int(((faces.labels == label) & (second > 0.3)).nonzero()[0, 0]) for label in range(count)]
+    names = faces.data.schema.labels.expressions
+    figure = Figure((13, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, count, height_ratios=(1, 1.6))
+    sides = (
+        ("true mixture", faces.true_mixture),
+        ("mined", faces.distribution),
+        ("plain softmax", plain.probabilities),
+    )
+    for column, row in enumerate(chosen):
+        picture, bars = axes[:, column]
+        picture.imshow(Image.open(io.BytesIO(faces.data.image_bytes(int(faces.rows[row])))))
+        picture.set_title(f"labelled {names[faces.labels[row]]}", fontsize=10)
+        picture.axis("off")
+        for place, ((name, values), colour) in enumerate(zip(sides, ("#333333", "#00796b", "#d9822b"), strict=True)):
+            at = np.arange(len(names)) + 0.27 * (place - 1)
+            bars.barh(at, values[row].double().numpy(), 0.25, color=colour, label=name)
+        bars.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), xticks=(0, 0.5, 1))
+        bars.set_yticklabels(names if column == 0 else [])
+        bars.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=110, format="png")
+
+
 def main() -> None:
-    """Train what is missing, print the tables, write RUNS/dmue_world.json."""
+    """Train what is missing, print the tables, write RUNS/dmue_world.json and RUNS/dmue_world.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -204,6 +242,8 @@ def main() -> None:
                     parts.setdefault((f"{arm} uncalibrated", faces.split), []).append(before)
         together = {key: pooled(each) for key, each in parts.items()}
         for split in SPLITS:
+            if condition == "observer" and split == "test":
+                draw(parts["dmue", split][0], parts["erm", split][0], root / "dmue_world.png")
             for arm in ARMS:
                 found[f"{condition} {arm} {split}"] = figures(together[arm, split], arguments.replicates)
             mining = together["dmue", split]

@@ -110,15 +110,15 @@ class Figures:
         result: dict[str, Any] = {}
         if bool(faces.labelled.any()):
             softmax = others(faces.probabilities, faces.labels)
-            result["others"] = self._compared(faces.mined, softmax, others(votes, faces.labels))
+            result["others"] = self.compared(faces.mined, softmax, others(votes, faces.labels))
         full = None
         if faces.mined is not None:
             nothing = faces.mined.isnan().any(1, keepdim=True)
             full = full_distribution(faces.probabilities, faces.labels, faces.mined).masked_fill(nothing, torch.nan)
-        result["all"] = self._compared(full, faces.probabilities.double(), votes.double())
+        result["all"] = self.compared(full, faces.probabilities.double(), votes.double())
         return {name: entry for name, entry in result.items() if entry["rows"]}
 
-    def _compared(self, mined: Tensor | None, softmax: Tensor, votes: Tensor) -> dict[str, Any]:
+    def compared(self, mined: Tensor | None, softmax: Tensor, votes: Tensor) -> dict[str, Any]:
         """Both on the very same rows: those that have votes and both distributions."""
         keep = (votes.sum(1) > 0) & ~softmax.isnan().any(1)
         if mined is not None:
