@@ -74,8 +74,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "erm": {},
     "dmue": {
         "dmue.branch_depth": "head",
-        "dmue.ramp": 1,
+        "dmue.ramp": 0,
         "dmue.temperature": 1.0,
+        "dmue.soft_loss": "squared",
+        "dmue.soft_weight": 0.5,
+        "dmue.soft_memory": 0.0,
+        "dmue.similarity_weight": 0.0,
         "dmue.confidence_input": "own",
         "dmue.confidence_prior": 0.1,
     },
