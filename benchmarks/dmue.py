@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from timing import operations, timed
 
 from honne.batch import Batch, Labels
 from honne.console import say, table
@@ -67,33 +65,6 @@ def step(trained: Method, batch: Batch) -> Callable[[], None]:
         chosen.step()
 
     return run
-
-
-def timed(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median over rounds of (wall, processor) time in those of the first run."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        times = {}
-        for name in runs if number % 2 else reversed(runs):
-            wall, processor = time.perf_counter(), time.process_time()
-            runs[name]()
-            times[name] = time.perf_counter() - wall, time.process_time() - processor
-        if number:  # the first round warms up
-            first = times[next(iter(runs))]
-            for name, (wall, processor) in times.items():
-                found[name].append((wall / first[0], processor / first[1]))
-    return {
-        name: (statistics.median(a for a, _ in ratios), statistics.median(b for _, b in ratios))
-        for name, ratios in found.items()
-    }
-
-
-def operations(run: Callable[[], None]) -> float:
-    """GFLOP of one call."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        run()
-    return counter.get_total_flops() / 1e9
 
 
 def memory(line: str) -> float:

@@ -110,6 +110,7 @@ class Prediction(_Movable):
         valence_arousal: (B, 2) in [-1, 1].
         uncertainty: (B,) in [0, 1]; only of methods that estimate it themselves.
         features: (B, D) embedding before the heads.
+        auxiliary: (B, C) logits of a second classifier that only training looks at.
     """
 
     expression: Tensor | None = None
@@ -117,3 +118,4 @@ class Prediction(_Movable):
     valence_arousal: Tensor | None = None
     uncertainty: Tensor | None = None
     features: Tensor | None = None
+    auxiliary: Tensor | None = None

@@ -30,6 +30,36 @@ def expression_loss(
     return -(weights * F.log_softmax(logits, 1)).sum() / weights.sum().clamp_min(torch.finfo(logits.dtype).tiny)
 
 
+def focal_loss(logits: Tensor, target: Tensor, exponent: float = 2.0) -> Tensor:
+    """Cross-entropy times (1 - p)^exponent, p the probability given to the target: easy faces count less.
+
+    Args:
+        logits: (B, C) scores.
+        target: (B, C) distributions, rows of NaN do not count.
+        exponent: gamma; 0 is the cross-entropy.
+
+    Source: Lin et al., ICCV 2017.
+    """
+    known = ~target.isnan().any(1)
+    entropy = -(target.nan_to_num(0.0) * F.log_softmax(logits, 1)).sum(1)
+    return ((1 - (-entropy).exp()) ** exponent * entropy * known).sum() / known.sum().clamp_min(1)
+
+
+def probability_error(logits: Tensor, target: Tensor, exponent: int = 2) -> Tensor:
+    """Mean squared (exponent 2) or absolute (1) error of the predicted probabilities; bounded, so kind to wrong labels.
+
+    Args:
+        logits: (B, C) scores.
+        target: (B, C) distributions, rows of NaN do not count.
+        exponent: 1 or 2.
+
+    Source: Ghosh et al., AAAI 2017.
+    """
+    known = ~target.isnan().any(1, keepdim=True)
+    errors = (logits.softmax(1) - target.nan_to_num(0.0)).abs() ** exponent * known
+    return errors.sum() / (known.sum() * logits.shape[1]).clamp_min(1)
+
+
 def multi_target_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy against whichever accepted class the network finds likeliest: -log max_k(t_k p_k).
 

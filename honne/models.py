@@ -56,7 +56,9 @@ class ModelConfig:
         temperature: divides expression logits (calibration).
         thresholds: action unit -> probability from which it counts as present.
         abstain: uncertainty above which the model abstains; unset = never.
-        training: recipe, data, split, seed, hashes.
+        explanation: what explains it unless told otherwise: `map` (a kind of `honne explain`), and of models trained with
+            AU cues `aligned` (layers, as "4-5"), `cue` (what their heat maps show) and `codebook`.
+        training: recipe, data, split, seed, hashes; `published`: figures of the published row that it repeats.
         licence: of code, weights and data.
         cite: BibTeX keys or texts of what to cite.
     """
@@ -71,13 +73,17 @@ class ModelConfig:
     temperature: float = 1.0
     thresholds: dict[int, float] = field(default_factory=dict)
     abstain: float | None = None
+    explanation: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     licence: dict[str, str] = field(default_factory=dict)
     cite: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For YAML."""
-        return asdict(self) | {"labels": self.labels.to_dict()}
+        values = asdict(self) | {"labels": self.labels.to_dict()}
+        if not self.explanation:  # as it was before there were any: hashes must not change
+            del values["explanation"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,6 +18,7 @@ from honne.data.loading import Sampling
 from honne.data.transforms import Augment
 from honne.errors import HonneError, WrongCall
 from honne.methods import METHODS, method
+from honne.methods.au_cues import AuCuesOptions
 from honne.schedules import OptimOptions
 
 
@@ -32,8 +35,17 @@ class ModelOptions:
         pooling: default as the backbone does it, or gem (generalised mean, exponent 3).
         neck: a BatchNorm between features and heads, its bias fixed at 0.
         head_bias: whether the heads have a bias.
+        head: what makes expressions of the last map: linear, from its pooled features; or maps of every class, which
+            are pooled: gap, max, lse, prm, wildcat; tscam, for transformers; acol, two branches, of which the second
+            learns from what the first did not look at.
+        head_options: of that head, e.g. {kmax: 0.5, alpha: 0.6} of wildcat, or {dense: [128]} of linear.
+        large_maps: the last two stages of a ResNet do not shrink the map: 28 x 28 positions of 224 px, not 7 x 7.
+        attention_dropout: of a ResNet in training: probability with which the positions that its last stages attend to
+            are hidden; else they are strengthened (ADL). 0 = off, 0.4 as published.
         mean: of the input per channel, of images in [0, 1].
         std: of the input per channel, of images in [0, 1].
+        explanation: class activation map that explains the model unless told otherwise: layercam, gradcam, cam,
+            class_map (of a head that has one), tscam and the others of `honne explain`.
         half: store the trained weights in half precision.
     """
 
@@ -45,8 +57,13 @@ class ModelOptions:
     pooling: Literal["default", "gem"] = "default"
     neck: bool = False
     head_bias: bool = True
+    head: Literal["linear", "gap", "max", "lse", "prm", "wildcat", "tscam", "acol"] = "linear"
+    head_options: dict[str, Any] = field(default_factory=dict)
+    large_maps: bool = False
+    attention_dropout: float = 0.0
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    explanation: str = "layercam"
     half: bool = False
 
 
@@ -64,8 +81,9 @@ class DataOptions:
         targets: what to learn for expressions: label (the class), distribution (the prepared target, or the votes), or
             sampled (a class drawn from that distribution whenever an image is shown: FER+'s probability mode).
         sampling: uniform, class_balanced (every expression equally often in expectation), every_class (uniform, with at
-            least two rows of every expression in every batch), or every_class_balanced (equally many rows of every
-            expression in every batch).
+            least two rows of every expression in every batch), every_class_balanced (equally many rows of every
+            expression in every batch), or equal_classes (of every expression as many rows as the rarest has, drawn
+            afresh every epoch).
         label_noise: share of the training labels of each expression that is made wrong on purpose, 0..1, to see how a
             method stands it. Which ones depends on trainer.seed; OUT/label_noise.csv lists them.
         label_noise_kind: symmetric (any other expression), or asymmetric (the one that it is most often taken for).
@@ -98,8 +116,11 @@ class TrainerOptions:
         accumulate: batches whose gradients are summed for one step.
         ema: decay per step of the averaged weights that are validated and saved, 0..1; 0 = off.
         monitor: validation figure that selects the saved weights: score (mean of macro-F1, AU F1 and CCC), accuracy,
-            macro_f1, au_f1, ccc or loss; or last: no selection, the weights after the last epoch.
-        patience: epochs without a better figure after which to stop; 0 = never.
+            macro_f1, au_f1, ccc, att_cos (with AU cues) or loss; or last: no selection, the weights after the last
+            epoch.
+        validate_every: share of an epoch between two validations, above 0 and at most 1. Below 1, steps after
+            the last one of an epoch wait for the first one of the next.
+        patience: validations without a better figure after which to stop; 0 = never.
         checkpoint_steps: optimiser steps between checkpoints to resume from.
         batches: training batches per epoch at most (for trials); 0 = all.
     """
@@ -112,7 +133,8 @@ class TrainerOptions:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: int = 1
     ema: float = 0.0
-    monitor: Literal["score", "accuracy", "macro_f1", "au_f1", "ccc", "loss", "last"] = "score"
+    monitor: Literal["score", "accuracy", "macro_f1", "au_f1", "ccc", "att_cos", "loss", "last"] = "score"
+    validate_every: float = 1.0
     patience: int = 0
     checkpoint_steps: int = 500
     batches: int = 0
@@ -120,6 +142,37 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         if self.monitor == "last" and self.patience:
             raise WrongCall("trainer.patience needs a figure to wait for.", "Choose a trainer.monitor other than last.")
+        if not 0 < self.validate_every <= 1:
+            raise WrongCall(
+                f"trainer.validate_every is {self.validate_every}.", "It is a share of an epoch: above 0, at most 1."
+            )
+        if self.monitor == "last" and self.validate_every < 1:
+            raise WrongCall("trainer.monitor last takes the end of an epoch.", "Leave trainer.validate_every out.")
+
+
+@dataclass
+class PublishedOptions:
+    """Figures of the published row that a recipe repeats. They change nothing; `honne evaluate` shows them.
+
+    Args:
+        data: data set of the row.
+        split: honne's name of the part that it was measured on.
+        accuracy: 0..1.
+        cam_cos: CAM-COS, 0..1.
+        att_cos: ATT-COS, 0..1.
+        source: where it stands.
+    """
+
+    data: str | None = None
+    split: Literal["valid", "test"] | None = None
+    accuracy: float | None = None
+    cam_cos: float | None = None
+    att_cos: float | None = None
+    source: str | None = None
+
+    def known(self) -> dict[str, Any]:
+        """What is set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass
@@ -138,13 +191,34 @@ class Recipe:
     data: DataOptions
     optim: OptimOptions
     trainer: TrainerOptions
+    au_cues: AuCuesOptions
+    published: PublishedOptions
     text: str
 
 
+GROUPS: dict[str, type] = {
+    "model": ModelOptions,
+    "data": DataOptions,
+    "optim": OptimOptions,
+    "trainer": TrainerOptions,
+    "au_cues": AuCuesOptions,
+    "published": PublishedOptions,
+}
+EXTENDS = "extends"
+
+
 def names() -> list[str]:
-    """Names of the recipes that the package carries."""
+    """Names of the recipes that the package carries, without those that are only there to be extended (`_name`)."""
     root = Path(str(resources.files("honne"))) / "recipes"
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("_"))
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in paths)
+
+
+def families() -> str:
+    """`names` in one line, a folder of them as one entry."""
+    counts = Counter(folder for folder, below, _ in (name.partition("/") for name in names()) if below)
+    single = [name for name in names() if "/" not in name]
+    return ", ".join(sorted([*single, *(f"{folder}/... ({count})" for folder, count in counts.items())]))
 
 
 def find(recipe: str | Path) -> Path:
@@ -157,7 +231,44 @@ def find(recipe: str | Path) -> Path:
     for path in (Path(recipe), packaged):
         if path.is_file():
             return path
-    raise WrongCall(f"no recipe '{recipe}'.", f"Give a YAML file, or one of: {', '.join(names())}.")
+    members = [name for name in names() if name.startswith(f"{recipe}/")]
+    near = members or difflib.get_close_matches(str(recipe), names(), 3)
+    hint = f"Did you mean one of: {', '.join(near)}?" if near else f"Give a YAML file, or one of: {families()}."
+    raise WrongCall(f"no recipe '{recipe}'.", hint)
+
+
+def chain(path: Path, below: tuple[Path, ...] = ()) -> Iterator[str]:
+    """What a recipe consists of, as YAML: the recipes that it extends, in order, each after its own, and itself.
+
+    Later ones win, option by option.
+
+    Args:
+        path: of the recipe. Names in its `extends` are those of packaged recipes, or of files beside it.
+        below: those that led here.
+
+    Raises:
+        WrongCall: a file is no recipe, a base is missing, or a recipe extends itself.
+    """
+    path = path.resolve()
+    if path in below:
+        raise WrongCall(f"{path}: extends itself, by way of {below[-1]}.", "Mend one of the two.")
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WrongCall(f"{path}: not YAML ({str(error).splitlines()[-1].strip()}).", "Mend the file.") from error
+    if not isinstance(options, dict):
+        raise WrongCall(f"{path}: no recipe, it holds no options.", "A recipe begins with `method: erm`, for example.")
+    bases = options.pop(EXTENDS, [])
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise WrongCall(f"{path}: extends is no list of names.", "Write: extends: [NAME, NAME]")
+    for base in bases:
+        beside = path.parent / base
+        try:
+            found = beside if beside.is_file() else find(base)
+        except WrongCall as error:
+            raise WrongCall(f"{path}: extends '{base}', which is no recipe.", error.hint) from None
+        yield from chain(found, (*below, path))
+    yield yaml.safe_dump(options, sort_keys=False)
 
 
 class RecipeParser(ArgumentParser):
@@ -168,7 +279,19 @@ class RecipeParser(ArgumentParser):
         words = [word for arg in (sys.argv[1:] if args is None else args) for word in _split_data(arg)]
         if words and not words[0].startswith("-"):
             words = ["--config", str(find(words[0])), *words[1:]]
-        return super().parse_args(words, *rest, **options)
+        return super().parse_args(list(_extended(words)), *rest, **options)
+
+
+def _extended(words: Sequence[str]) -> Iterator[str]:
+    """Words with every `--config FILE` as one `--config TEXT` for each part of its chain."""
+    pending = iter(words)
+    for word in pending:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            yield word
+            continue
+        for text in chain(find(value if equals else next(pending, ""))):
+            yield from ("--config", text)
 
 
 def _split_data(word: str) -> list[str]:
@@ -182,7 +305,7 @@ def parser(**options: Any) -> RecipeParser:
     built = RecipeParser(
         prog="honne train",
         usage="honne train RECIPE --data DATA --out RUN [--model.backbone resnet50 ...]",
-        description=f"Train a model; running the same command again resumes. Recipes: {', '.join(names())}.",
+        description=f"Train a model; running the same command again resumes. Recipes: {families()}.",
         **options,
     )
     built.add_argument(
@@ -190,12 +313,7 @@ def parser(**options: Any) -> RecipeParser:
     )
     built.add_argument("--out", type=str, required=True, help="folder of the run; OUT/model is the result")
     built.add_argument("--method", type=Literal[tuple(METHODS)], required=True, help="how to train")
-    for group, kind in (
-        ("model", ModelOptions),
-        ("data", DataOptions),
-        ("optim", OptimOptions),
-        ("trainer", TrainerOptions),
-    ):
+    for group, kind in GROUPS.items():
         built.add_class_arguments(kind, group)
     for name in METHODS:
         built.add_class_arguments(method(name).Options, name)
@@ -218,7 +336,8 @@ def from_namespace(built: ArgumentParser, namespace: Namespace) -> Recipe:
         recorded.pop(name, None)
     text = yaml.safe_dump(_plain(recorded.as_dict()), sort_keys=False)
     chosen = built.instantiate_classes(namespace)
-    return Recipe(chosen.method, chosen[chosen.method], chosen.model, chosen.data, chosen.optim, chosen.trainer, text)
+    groups = {name: chosen[name] for name in GROUPS}
+    return Recipe(chosen.method, chosen[chosen.method], text=text, **groups)
 
 
 def _plain(value: Any) -> Any:

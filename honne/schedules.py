@@ -31,6 +31,7 @@ class OptimOptions:
         warmup: share of all steps in which the rate rises linearly from lr/25, 0..1.
         step_epochs: epochs between steps of the step schedule.
         step_factor: factor at each step.
+        step_floor: the step schedule goes no lower than this learning rate.
         table: pairs (epoch, rate) for the table schedule: the rate holds while fewer than so many epochs are done, the
             last one for ever.
         head_table: the same for everything outside the backbone; empty = `table`.
@@ -46,6 +47,7 @@ class OptimOptions:
     warmup: float = 0.1
     step_epochs: int = 10
     step_factor: float = 0.1
+    step_floor: float = 0.0
     table: list[tuple[float, float]] = field(default_factory=list)
     head_table: list[tuple[float, float]] = field(default_factory=list)
     clip: float = 5.0
@@ -126,7 +128,8 @@ def schedule(optimizer: Optimizer, options: OptimOptions, steps: int, epochs: in
         if options.schedule == "constant":
             return 1.0
         if options.schedule == "step":
-            return options.step_factor ** int(step / per_epoch / options.step_epochs)
+            steps_taken = int(step / per_epoch / options.step_epochs + 1e-9)
+            return max(options.step_factor**steps_taken, options.step_floor / _rate(options, in_backbone, 0))
         if options.schedule == "table":
             epoch = int(step / per_epoch + 1e-9)
             return _rate(options, in_backbone, epoch) / _rate(options, in_backbone, 0)

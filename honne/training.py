@@ -50,6 +50,7 @@ from honne.evaluation import evaluate
 from honne.faces.align import Alignment
 from honne.labels import LabelSchema
 from honne.methods import method
+from honne.methods.au_cues import AuCues, ReferenceMaps
 from honne.methods.base import Method, gather
 from honne.models import Model, ModelConfig, load
 from honne.networks import build
@@ -118,6 +119,7 @@ def run(recipe: Recipe, out: Path) -> Path:
         label_noise=_label_noise(recipe),
         learns=method(recipe.method).learns,
         centre=recipe.data.centre,
+        heatmaps=_reference_maps(recipe, sets),
     )
     if data.flips is not None:
         with replacing(out / "label_noise.csv") as path:
@@ -143,6 +145,7 @@ def run(recipe: Recipe, out: Path) -> Path:
         accumulate_grad_batches=recipe.trainer.accumulate,
         gradient_clip_val=recipe.optim.clip or None,
         limit_train_batches=recipe.trainer.batches or None,
+        val_check_interval=recipe.trainer.validate_every,
         sync_batchnorm=recipe.trainer.sync_batchnorm,
         use_distributed_sampler=False,
         logger=_loggers(out),
@@ -192,6 +195,7 @@ def new_method(recipe: Recipe, data: DataModule, steps: int) -> Method:
         optim=recipe.optim,
         steps=steps,
         epochs=recipe.trainer.epochs,
+        au_cues=AuCues(recipe.au_cues, schema) if recipe.au_cues.on else None,
     )
 
 
@@ -203,6 +207,11 @@ def _network_options(recipe: Recipe) -> dict[str, Any]:
         "pooling": recipe.model.pooling,
         "neck": recipe.model.neck,
         "head_bias": recipe.model.head_bias,
+        "head": recipe.model.head,
+        "head_options": recipe.model.head_options,
+        "large_maps": recipe.model.large_maps,
+        "attention_dropout": recipe.model.attention_dropout,
+        "regions": recipe.au_cues.segmentation > 0,
     }
 
 
@@ -210,6 +219,15 @@ def _label_noise(recipe: Recipe) -> LabelNoise | None:
     if not recipe.data.label_noise:
         return None
     return LabelNoise(recipe.data.label_noise, recipe.data.label_noise_kind, recipe.trainer.seed)
+
+
+def _reference_maps(recipe: Recipe, sets: list[PreparedData]) -> ReferenceMaps | None:
+    if not recipe.au_cues.on or recipe.au_cues.geometry == "face":
+        return None
+    sides = {Alignment.from_dict(each.schema.alignment).size for each in sets}
+    if len(sides) > 1:
+        raise WrongCall("au_cues.geometry reference draws on stored pictures of one size.", "Leave the option out.")
+    return ReferenceMaps(recipe.au_cues, sets[0].schema.labels.expressions, sides.pop())
 
 
 def _steps(recipe: Recipe, data: DataModule) -> int:
@@ -332,6 +350,7 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
         std=recipe.model.std,
         alignment=first.schema.alignment | {"size": data.size, "centre": data.centre},
         temperature=temperature,
+        explanation=_explanation(recipe),
         training={
             "data": [each.schema.name for each in data.data],
             "data_sha256": [sha256(each.root / "manifest.parquet") for each in data.data],
@@ -340,7 +359,8 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
             "epoch": int(state["epoch"]),
             "recipe": _without_folders(recipe.text),
         }
-        | state.get("figures", {}),
+        | state.get("figures", {})
+        | ({"published": recipe.published.known()} if recipe.published.data else {}),
         licence={
             "code": "Apache-2.0",
             "weights": "; ".join(sorted({each.schema.licence for each in data.data})),
@@ -355,6 +375,12 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     ]
     write_card(load(out / "model"), figures, half=recipe.model.half)
     say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {temperature:.3f})")
+
+
+def _explanation(recipe: Recipe) -> dict[str, str]:
+    cues = recipe.au_cues
+    aligned = {"aligned": cues.layers, "cue": cues.map, "codebook": cues.codebook} if cues.weight else {}
+    return {"map": recipe.model.explanation} | aligned
 
 
 def _without_folders(text: str) -> str:

@@ -16,8 +16,8 @@ ROOT = Path(honne.__file__).parent
 FLOORS = (
     ("errors", "torchvision_guard", "console"),
     ("labels", "codes", "batch"),
-    ("data", "faces", "networks", "losses", "metrics", "schedules", "calibration"),
-    ("methods", "explain"),
+    ("data", "faces", "cues", "networks", "losses", "metrics", "schedules", "calibration"),
+    ("methods",),
     (
         "recipe",
         "models",
@@ -25,6 +25,7 @@ FLOORS = (
         "curves",
         "training",
         "evaluation",
+        "explain",
         "analysis",
         "audit",
         "export",

@@ -6,7 +6,7 @@ import hashlib
 import io
 import multiprocessing
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -58,6 +58,7 @@ DMUE_TEMPLATE = tuple(
 TEMPLATES = {"points": ARCFACE_TEMPLATE, "upright": ARCFACE_TEMPLATE, "dmue": DMUE_TEMPLATE}
 
 Encoding = Literal["auto", "png", "jpeg"]
+Fallback = Literal["none", "box", "swapped"]
 
 
 @dataclass
@@ -68,11 +69,13 @@ class Stored:
         row: the row without its image; box and landmarks in px of the stored image.
         encoded: PNG or JPEG bytes.
         fingerprint: equal for equal pixels.
+        source: path of the picture where it was a file of its own, else the row's id.
     """
 
     row: Row
     encoded: bytes
     fingerprint: bytes
+    source: str = ""
 
 
 @dataclass
@@ -84,11 +87,16 @@ class Cropper:
         finder: name for `honne.faces.finders.finder`, used where a row lacks the box or points the alignment needs.
         encoding: `auto` keeps the original bytes where no pixel changes, else PNG up to 64 px and JPEG (quality 95)
             above; `png` and `jpeg` encode everything.
+        fallback: what a row becomes whose face is not found: nothing, or its box, stretched to the crop (with x and y
+            exchanged, as in the original of the AU-cue work).
+        landmarks: gives (68, 2) px of a crop, or None; asked where neither the row nor the finder gave landmarks.
     """
 
     alignment: Alignment
     finder: str = "mediapipe"
     encoding: Encoding = "auto"
+    fallback: Fallback = "none"
+    landmarks: Callable[[np.ndarray], np.ndarray | None] | None = None
     _finder: FaceFinder | None = None
 
     def __call__(self, row: Row | Bad) -> Stored | Bad:
@@ -108,15 +116,24 @@ class Cropper:
             return Bad(where, "image too small", f"{image.shape[1]} x {image.shape[0]} px, less than {SMALLEST}")
         if self.encoding == "auto" and data and _keeps_every_pixel(data, self.alignment):
             row.image = b""
-            return Stored(row, data, _fingerprint(image))
+            return self._stored(row, data, image, where)
         face = self._face(row, image)  # without the package it needs, a finder ends the run
+        if face is None and row.box is not None and self.fallback != "none":
+            crop = _stretched(image, row.box, self.alignment.size, self.fallback)
+            row = replace(row, image=b"", box=None, landmarks=None, points=None)
+            return self._stored(row, self._encoded(crop), crop, where)
         if face is None:
             return Bad(where, NO_FACE, f"by '{self.finder}'")
         try:
             crop = self.alignment.crop(image, face)
         except HonneError as error:
             return Bad(where, "face that cannot be cropped", error.what)
-        return Stored(self._moved(row, image, face), self._encoded(crop), _fingerprint(crop))
+        return self._stored(self._moved(row, image, face), self._encoded(crop), crop, where)
+
+    def _stored(self, row: Row, encoded: bytes, pixels: np.ndarray, source: str) -> Stored:
+        if self.landmarks is not None and row.landmarks is None:
+            row.landmarks = self.landmarks(pixels)
+        return Stored(row, encoded, _fingerprint(pixels), source)
 
     def _face(self, row: Row, image: np.ndarray) -> Face | None:
         """The row's own face where it says enough, else the found one that fits its box best, or the largest."""
@@ -130,7 +147,8 @@ class Cropper:
         if wanted is None:
             return faces[0] if faces else None
         faces = [face for face in faces if overlap(face.box, wanted) > 0]
-        return max(faces, key=lambda face: overlap(face.box, wanted), default=None)
+        pixel = np.array([0, 0, 1, 1])  # as published: the last row and column of a box belong to it
+        return max(faces, key=lambda face: overlap(face.box + pixel, wanted + pixel), default=None)
 
     def _find(self, image: np.ndarray) -> list[Face]:
         if self._finder is None:
@@ -161,6 +179,17 @@ class Cropper:
         else:
             image.save(buffer, "jpeg", quality=JPEG_QUALITY, subsampling=0)
         return buffer.getvalue()
+
+
+def _stretched(image: np.ndarray, box: np.ndarray, size: int, reading: Fallback) -> np.ndarray:
+    """(size, size, 3) of a box (x, y, width, height), black outside the image."""
+    left, top = box[:2]
+    right, bottom = np.minimum(box[:2] + box[2:], image.shape[1::-1])
+    if reading == "swapped":
+        left, top = top, left
+        right, bottom = np.minimum((box[:2] + box[2:])[::-1], image.shape[:2])
+    edges = np.rint([left, top, max(right, left + 1), max(bottom, top + 1)]).astype(int).tolist()
+    return np.asarray(Image.fromarray(image).crop(edges).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _decoded(image: Path | bytes | np.ndarray) -> tuple[bytes, np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from honne.batch import NOT_LABELLED, Batch, Labels
-from honne.data.known import known
+from honne.data.known import Known, known
 from honne.data.manifest import PreparedData
 from honne.data.sampling import Draw
 from honne.data.sequences import SequenceReader
@@ -88,7 +88,8 @@ class FaceData(Dataset[Batch]):
         seed: of the changes.
         targets: `label`: class labels only; `distribution`: also target distributions; `sampled`: a class drawn
             from the target distribution whenever a row is shown; `votes`: the votes themselves, to measure against.
-        heatmaps: gives (B, K, h, w) float maps in [0, 1] over the stored images for (B,) row numbers.
+        heatmaps: from what is known of all rows and (B,) row numbers to (B, K, h, w) float maps in [0, 1] over the
+            stored images.
         sides: (A,) order of the action-unit columns after a flip, where they carry a side
             (see `honne.data.flips.sided_units`).
         centre: share of the stored images' side, about their centre, that is shown; see `transform`.
@@ -108,7 +109,7 @@ class FaceData(Dataset[Batch]):
         augment: Augment | None = None,
         seed: int = 0,
         targets: Targets = "label",
-        heatmaps: Callable[[np.ndarray], np.ndarray] | None = None,
+        heatmaps: Callable[[Known, np.ndarray], np.ndarray] | None = None,
         sides: np.ndarray | None = None,
         centre: float = 1.0,
     ) -> None:
@@ -193,7 +194,7 @@ class FaceData(Dataset[Batch]):
             self.augment,
             self._chance(draw, "image") if self.augment else (),
             None if points is None else points[draw.rows] * shrunk[:, None, None],
-            None if self.heatmaps is None else self.heatmaps(draw.rows),
+            None if self.heatmaps is None else self.heatmaps(self.known, draw.rows),
             [image.shape for image in images],
             self.centre,
         )

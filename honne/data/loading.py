@@ -15,17 +15,27 @@ from torch.utils.data import DataLoader, Dataset
 
 from honne.batch import Batch
 from honne.data.dataset import FaceData, Targets
-from honne.data.known import Learns
+from honne.data.known import Known, Learns
 from honne.data.manifest import PreparedData
 from honne.data.noise import LabelNoise
-from honne.data.sampling import Draw, EpochBatches, EveryClass, OnceBatches, Order, Shuffled, class_balanced
+from honne.data.sampling import (
+    Draw,
+    EpochBatches,
+    EqualClasses,
+    EveryClass,
+    OnceBatches,
+    Order,
+    Shuffled,
+    class_balanced,
+)
 from honne.data.transforms import Augment
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 
-Sampling = Literal["uniform", "class_balanced", "every_class", "every_class_balanced"]
+Sampling = Literal["uniform", "class_balanced", "every_class", "every_class_balanced", "equal_classes"]
 """How training rows are drawn: each once; classes equally often in expectation; each once, but with two rows of every
-class in every batch; equally many rows of every class in every batch."""
+class in every batch; equally many rows of every class in every batch; as many rows of each class as the smallest has,
+drawn afresh every epoch."""
 
 
 def open_data(roots: str | Path | PreparedData | Sequence[str | Path | PreparedData]) -> list[PreparedData]:
@@ -159,6 +169,7 @@ class DataModule(lightning.LightningDataModule):
         targets: see `FaceData`.
         sampling: see `Sampling`.
         label_noise: makes training labels wrong on purpose.
+        heatmaps: see `FaceData`.
         learns: which rows count: those with a label, with an expression, or that name their subject.
         centre: share of the stored pictures' side, about their centre, that is shown when measuring.
         drop_last: leave out an incomplete last training batch.
@@ -179,16 +190,17 @@ class DataModule(lightning.LightningDataModule):
         label_noise: LabelNoise | None = None,
         centre: float = 1.0,
         learns: Learns = "labels",
+        heatmaps: Callable[[Known, np.ndarray], np.ndarray] | None = None,
     ) -> None:
         super().__init__()
         self.data = open_data(data)
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
         self.augment, self.targets, self.sampling, self.drop_last = augment, targets, sampling, drop_last
         self.label_noise, self.centre, self.learns = label_noise, centre, learns
-        self.training = FaceData(self.data, size, augment, seed, targets)
+        self.training = FaceData(self.data, size, augment, seed, targets, heatmaps)
         self.flips = self._flip(label_noise) if label_noise else None
         # Measured against the votes whatever is learned.
-        self.measuring = FaceData(self.data, size, targets="votes", centre=centre)
+        self.measuring = FaceData(self.data, size, targets="votes", heatmaps=heatmaps, centre=centre)
 
     @property
     def labels(self) -> LabelSchema:
@@ -243,6 +255,8 @@ class DataModule(lightning.LightningDataModule):
         labels = self.training.known.expression[rows]
         if self.sampling == "class_balanced":
             return class_balanced(rows, labels, self.seed)
+        if self.sampling == "equal_classes":
+            return EqualClasses(rows, labels, self.seed)
         together = self.batch_size * self._process()[1]
         balanced = self.sampling == "every_class_balanced"
         return EveryClass(rows, labels, together, self.seed, balanced=balanced, classes=self.labels.expressions)

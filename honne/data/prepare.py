@@ -17,9 +17,10 @@ from rich.markup import escape
 
 from honne import __version__, console
 from honne.data import leaks, readers
-from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding, Stored, cropped
+from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding, Fallback, Stored, cropped
+from honne.data.landmarks import LandmarkFile, MeshLandmarks
 from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
-from honne.data.readers import Bad, ReaderInfo, Row
+from honne.data.readers import Bad, Protocol, ReaderInfo, Row
 from honne.data.splits import assign_splits
 from honne.data.storing import Problems, card, class_counts, store
 from honne.data.votes import TargetMode
@@ -30,6 +31,10 @@ from honne.labels import LabelSchema
 DONE, SOME_FAILED = 0, 3
 VALID_SHARE, TEST_SHARE = 0.1, 0.2
 Align = Literal["default", "none", "box", "points", "upright", "dmue"]
+PUBLISHED = (
+    "Protocol as published: the validation rows are the test rows, so figures of a model selected on them are too "
+    "high. For clean ones leave --protocol out and pass --valid-share 0.1."
+)
 MEANING = {"rule": "by rule", "image": "image failed", "label": "wrong label"}
 
 
@@ -42,6 +47,9 @@ def prepare(
     target_mode: TargetMode | None = None,
     votes_from: Literal["fer2013new.csv", "label.csv"] | None = None,
     images: Literal["aligned", "our_aligned", "original"] | None = None,
+    points: Literal["given", "found"] | None = None,
+    protocol: Protocol | None = None,
+    dataset: Literal["rafdb", "affectnet"] | None = None,
     label_set: str | None = None,
     columns: dict[str, str] | None = None,
     subject_pattern: str | None = None,
@@ -49,11 +57,13 @@ def prepare(
     size: int | None = None,
     margin: float | None = None,
     finder: str = "mediapipe",
+    fallback: Fallback = "none",
     encoding: Encoding = "auto",
+    landmarks: str | None = None,
     valid_share: float | None = None,
     test_share: float | None = None,
     seed: int = 0,
-    copies: Literal["drop", "report", "refuse"] = "drop",
+    copies: Literal["drop", "report", "refuse"] | None = None,
     subjects: Literal["report", "refuse"] = "report",
     skip_bad: bool = False,
     limit: int | None = None,
@@ -73,6 +83,11 @@ def prepare(
         target_mode: ferplus: how ten votes become the distribution to learn. Default: votes.
         votes_from: ferplus: the file with the votes. Default: fer2013new.csv.
         images: rafdb: which of its images. Default: aligned.
+        points: rafdb: the five points of its original images: given (placed by hand) or found by the finder. Default:
+            given.
+        protocol: rafdb, affectnet, au_cues: published makes the test rows the validation rows too, as most papers on
+            these data have it: what is selected on them has seen the test. Default: clean.
+        dataset: au_cues: which of the two data sets. Default: the only one there.
         label_set: folder, table, affectnet: expression set that the labels are codes or names of (as rafdb or
             affectnet8), or your own class names separated by commas. Default: names in any usual spelling.
             dmue_cache: the set, or the names, in whose order the labels count from 0. Default: affectnet8.
@@ -88,13 +103,19 @@ def prepare(
         margin: for align=box: side of the crop over the longer side of the box. Default: 1.2.
         finder: what finds faces where the data set does not say where they are: mediapipe, yunet:PATH, tasks:PATH or
             table:PATH.
+        fallback: what a picture becomes in which no face is found: none leaves it out, box takes the data set's face
+            box, stretched to the crop, swapped does so with x and y exchanged, as the AU-cue work has it.
         encoding: auto keeps the original bytes where no pixel changes, else PNG up to 64 px and JPEG above.
+        landmarks: 68 landmarks of every stored picture: mesh looks for them where data set and finder gave none, none
+            leaves them out, and a file brings them (landmarks.txt: path,x1,...,x68,y1,...,y68 a line, px of the stored
+            picture). Default: those of the data set, or of the finder where it had to look for the face.
         valid_share: share of the rows, 0..1, for a validation split: of all rows where the layout has no split
             (default 0.1), of the official training rows where it has one but no validation part (default 0).
         test_share: share of the rows, 0..1, for a test split where the layout has no split. Default: 0.2.
         seed: of the random splits.
         copies: rows that repeat, pixel by pixel, a picture of another split, or an earlier one of the same evaluation
             split. drop leaves them out (training rows stay; test goes before valid), report keeps them, refuse stops.
+            Default: drop; with the published protocol, and for data prepared before, report.
         subjects: people with rows in several official splits: report them, or refuse.
         skip_bad: leave out rows whose label is wrong, instead of stopping at the first.
         limit: at most so many rows of every split, for a quick try.
@@ -123,14 +144,23 @@ def prepare(
         "label_set": label_set,
         "columns": columns,
         "subject_pattern": subject_pattern,
+        "points": points,
+        "protocol": protocol,
+        "dataset": dataset,
     }
     options = _reader_options(reader, module.read, given)
+    copies = copies or ("report" if protocol == "published" or reader == "prepared" else "drop")
+    if protocol == "published" and copies != "report":
+        raise WrongCall(
+            "--protocol published makes copies of the test rows.", f"It does not go with --copies {copies}."
+        )
+    info: ReaderInfo = module.info(root) if hasattr(module, "info") else module.INFO
     cropping = _alignment(module.alignment(root, **_taken_by(module.alignment, options)), align, size, margin)
     with _building(out, overwrite) as folder, Problems(folder / "problems.csv", skip_bad) as problems:
         labels = module.schema(root, **_taken_by(module.schema, options))
         found = _without_own_split(_limited(module.read(root, **options), limit), valid_share, test_share)
-        entries = cropped(found, Cropper(cropping, finder, encoding), workers)
-        rows = store(_watched(entries), folder, problems)
+        entries = cropped(found, Cropper(cropping, finder, encoding, fallback, _mesh(landmarks)), workers)
+        rows = store(_watched(_with_landmarks(entries, landmarks)), folder, problems)
         if not len(rows):
             reasons = "; ".join(f"{reason} ({count})" for (_, reason), count in problems.counts.most_common(3))
             raise HonneError(f"{root}: no usable rows: {reasons or 'nothing there'}.", _advice(problems))
@@ -138,25 +168,28 @@ def prepare(
         if problems.counts["image", NO_FACE]:
             notes.append(_advice(problems))
         rows = _without_leaks(rows, copies, subjects, problems, notes)
+        notes += _landmark_notes(rows, landmarks) + ([PUBLISHED] if protocol == "published" else [])
         schema = DataSchema(
-            name=f"{reader} ({root.name})",
-            reader=reader,
+            name=f"{info.name} ({root.name})",
+            reader=info.name,
             labels=labels,
-            alignment=_framing(module, cropping).to_dict(),
-            source=_source(root, module.INFO),
-            licence=module.INFO.licence,
+            alignment=_framing(module, root, cropping).to_dict(),
+            source=_source(root, info),
+            licence=info.licence,
             options=options,
             version=__version__,
         )
         write_manifest(folder, rows, schema)
-        (folder / "card.md").write_text(card(module.INFO, schema, rows, problems, notes), encoding="utf-8")
+        (folder / "card.md").write_text(card(info, schema, rows, problems, notes), encoding="utf-8")
     _say(out, rows, labels, problems, notes)
     return SOME_FAILED if problems.failed else DONE
 
 
-def _framing(reader: Any, cropping: Alignment) -> Alignment:
+def _framing(reader: Any, root: Path, cropping: Alignment) -> Alignment:
     """How the stored faces are framed, for analysis to do the same: as cropped here, or as they were delivered."""
-    delivered: Alignment | None = getattr(reader, "FRAMING", None)
+    delivered: Alignment | None = (
+        reader.framing(root) if hasattr(reader, "framing") else getattr(reader, "FRAMING", None)
+    )
     return delivered if delivered and cropping == delivered.as_delivered() else cropping
 
 
@@ -195,6 +228,35 @@ def _alignment(default: Alignment, align: Align, size: int | None, margin: float
     if size is not None and size < SMALLEST:
         raise WrongCall(f"--size {size} is too small; {SMALLEST} px is the least.")
     return replace(default, kind=kind, size=size or default.size, margin=margin or default.margin, template=template)
+
+
+def _mesh(landmarks: str | None) -> MeshLandmarks | None:
+    return MeshLandmarks() if landmarks == "mesh" else None
+
+
+def _with_landmarks(entries: Iterable[Stored | Bad], landmarks: str | None) -> Iterator[Stored | Bad]:
+    """The entries; without landmarks, or with those of a file."""
+    if landmarks in (None, "mesh"):
+        yield from entries
+        return
+    file = None if landmarks == "none" else LandmarkFile(Path(str(landmarks)))
+    for entry in entries:
+        if isinstance(entry, Stored):
+            entry.row.landmarks = None if file is None else file(entry.row.id.removeprefix("valid/"), entry.source)
+        yield entry
+
+
+def _landmark_notes(rows: pd.DataFrame, landmarks: str | None) -> list[str]:
+    """How many rows have landmarks, in words; refuses a file that fits no row."""
+    have = int(rows["landmarks"].notna().sum()) if "landmarks" in rows else 0
+    if landmarks not in (None, "mesh", "none") and not have:
+        raise HonneError(
+            f"{landmarks}: no landmarks for any of the {len(rows)} rows (the first is {rows['id'].iloc[0]}).",
+            "The paths in it must end as the ids or the pictures' paths do.",
+        )
+    if landmarks == "none" or not (have or landmarks):
+        return []
+    return [f"Landmarks: {have:,} of {len(rows):,} rows; {len(rows) - have:,} have none."]
 
 
 @contextmanager

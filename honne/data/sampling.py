@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -90,6 +91,58 @@ def class_balanced(rows: np.ndarray, labels: np.ndarray, seed: int = 0, count: i
     Source: She et al., CVPR 2021, section on implementation; the sampler of their code.
     """
     return Weighted(rows, class_weights(labels), seed, count)
+
+
+@dataclass(frozen=True)
+class EqualClasses:
+    """Of every class as many rows as the smallest one has, without replacement, drawn afresh every epoch.
+
+    Args:
+        rows: (N,) row numbers.
+        labels: (N,) their class indices, `NOT_LABELLED` for none; such rows, and classes without rows, do not count.
+        seed: of the draws.
+
+    Raises:
+        HonneError: no row is labelled.
+
+    Source: the second sampler of Belharbi et al., FG 2024 (whose wrapper for several processes undoes the draw).
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.labels != NOT_LABELLED).any():
+            raise HonneError("No row has an expression label.", "Sampling by class needs them; sample uniformly.")
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng((self.seed, epoch))
+        order = generator.permutation(np.flatnonzero(self.labels != NOT_LABELLED))
+        order = order[np.argsort(self.labels[order], kind="stable")]
+        _, first, counts = np.unique(self.labels[order], return_index=True, return_counts=True)
+        chosen = order[first[:, None] + np.arange(counts.min())]
+        return self.rows[generator.permutation(chosen.ravel())]
+
+
+def inverse_frequency(counts: np.ndarray, kind: Literal["balanced", "largest"] = "balanced") -> np.ndarray:
+    """(C,) weights of classes for a loss, inverse to their sizes; 0 for a class without rows.
+
+    The kinds differ by a factor only, which a loss that is a weighted mean does not see.
+
+    Args:
+        counts: (C,) rows of each class.
+        kind: `balanced`: mean size over own size; `largest`: largest size over own size.
+
+    Example:
+        >>> inverse_frequency(np.array([30, 10]), "largest").tolist()
+        [1.0, 3.0]
+
+    Source: Belharbi et al., FG 2024, class weights `tech1` and `tech2` of their code.
+    """
+    there = counts > 0
+    reference = counts[there].mean() if kind == "balanced" else counts.max()
+    return np.where(there, reference / np.maximum(counts, 1), 0.0)
 
 
 @dataclass(frozen=True)

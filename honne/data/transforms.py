@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from honne.batch import NOT_LABELLED, Batch
+from honne.batch import NOT_LABELLED, Batch, Labels
 from honne.data.geometry import Edge, Moves, move_images, move_maps, move_points
 from honne.errors import WrongCall
 from honne.faces.align import framed
@@ -329,15 +329,53 @@ def mix_images(
     cut = bool(cutmix_alpha) and (not mixup_alpha or generator.random() < 0.5)
     share = generator.beta(cutmix_alpha, cutmix_alpha) if cut else generator.beta(mixup_alpha, mixup_alpha)
     partner = torch.from_numpy(generator.permutation(len(batch))).to(batch.images.device)
-    centre = generator.random(2)
-    heatmaps = batch.heatmaps
-    if cut:
-        images, kept = _pasted(batch.images, partner, share, centre)
-        heatmaps = None if heatmaps is None else _pasted(heatmaps, partner, share, centre)[0]
-        share = kept
-    else:
-        images = torch.lerp(batch.images[partner], batch.images, share)
-        heatmaps = None if heatmaps is None else torch.lerp(heatmaps[partner], heatmaps, share)
+    if not cut:
+        return blend(batch, partner, share, classes)
+    sides = np.array(batch.images.shape[2:])
+    middle, half = (generator.random(2) * sides).astype(int), (sides * np.sqrt(1 - share)).astype(int) // 2
+    (top, left), (bottom, right) = (middle - half).clip(0, sides), (middle + half).clip(0, sides)
+    return paste(batch, partner, (top, bottom, left, right), classes)
+
+
+def blend(batch: Batch, partner: Tensor, share: float, classes: int) -> Batch:
+    """Every image times `share`, plus its partner's (B,) times 1 - `share`; labels and heat maps likewise."""
+    images, heatmaps = (
+        None if each is None else torch.lerp(each[partner], each, share) for each in (batch.images, batch.heatmaps)
+    )
+    return replace(
+        batch, images=images, heatmaps=heatmaps, landmarks=None, labels=_mixed(batch, partner, share, classes)
+    )
+
+
+def paste(batch: Batch, partner: Tensor, box: tuple[int, int, int, int], classes: int) -> Batch:
+    """A box of every image replaced by its partner's (B,); heat maps likewise, labels by the areas.
+
+    Args:
+        batch: images (B, C, H, W).
+        partner: (B,) row of each image's partner.
+        box: first row, end row, first column, end column, px of the images.
+        classes: C of the schema.
+    """
+    assert batch.images is not None
+    height, width = batch.images.shape[2:]
+    top, bottom, left, right = box
+
+    def pasted(maps: Tensor) -> Tensor:
+        down, across = maps.shape[2] / height, maps.shape[3] / width
+        rows = slice(round(top * down), round(bottom * down))
+        columns = slice(round(left * across), round(right * across))
+        maps = maps.clone()
+        maps[:, :, rows, columns] = maps[partner][:, :, rows, columns]
+        return maps
+
+    share = 1 - (bottom - top) * (right - left) / (height * width)
+    heatmaps = None if batch.heatmaps is None else pasted(batch.heatmaps)
+    labels = _mixed(batch, partner, share, classes)
+    return replace(batch, images=pasted(batch.images), heatmaps=heatmaps, landmarks=None, labels=labels)
+
+
+def _mixed(batch: Batch, partner: Tensor, share: float, classes: int) -> Labels:
+    """Labels times `share`, plus the partners' times 1 - `share`."""
 
     def mixed(label: Tensor | None) -> Tensor | None:
         return None if label is None else torch.lerp(label[partner], label, share)
@@ -347,7 +385,7 @@ def mix_images(
     if expression is not None and target is not None:
         nearer = expression if share >= 0.5 else expression[partner]
         expression = torch.where(target.isnan().any(1), NOT_LABELLED, nearer)
-    labels = replace(
+    return replace(
         labels,
         expression=expression,
         distribution=target,
@@ -355,14 +393,3 @@ def mix_images(
         au_intensity=mixed(labels.au_intensity),
         valence_arousal=mixed(labels.valence_arousal),
     )
-    return replace(batch, images=images, heatmaps=heatmaps, landmarks=None, labels=labels)
-
-
-def _pasted(images: Tensor, partner: Tensor, share: float, centre: np.ndarray) -> tuple[Tensor, float]:
-    """Paste a box of the partners; also the share of the area that was kept."""
-    sides = np.array(images.shape[-2:])
-    middle, half = (centre * sides).astype(int), (sides * np.sqrt(1 - share)).astype(int) // 2
-    (top, left), (bottom, right) = (middle - half).clip(0, sides), (middle + half).clip(0, sides)
-    images = images.clone()
-    images[..., top:bottom, left:right] = images[partner][..., top:bottom, left:right]
-    return images, 1 - float((bottom - top) * (right - left) / sides.prod())

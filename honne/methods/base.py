@@ -18,6 +18,7 @@ from honne.data.transforms import Normalise
 from honne.errors import HonneError
 from honne.labels import LabelSchema
 from honne.losses import concordance, expression_loss
+from honne.methods.au_cues import AuCues
 from honne.metrics.action_units import au_f1
 from honne.metrics.expression import class_scores, confusion_matrix
 from honne.schedules import OptimOptions, optimizer, schedule
@@ -36,6 +37,7 @@ class Method(LightningModule):
         optim: optimiser and schedule.
         steps: optimiser steps of the whole run.
         epochs: epochs of the whole run.
+        au_cues: aligns attention to action units, whatever the method; `None` does not.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -65,6 +67,7 @@ class Method(LightningModule):
         optim: OptimOptions,
         steps: int = 1,
         epochs: int = 1,
+        au_cues: AuCues | None = None,
     ) -> None:
         super().__init__()
         missing = [task for task in self.needs if not getattr(schema, task)]
@@ -79,11 +82,24 @@ class Method(LightningModule):
         self.optim = optim
         self.steps = steps
         self.epochs = epochs
+        self.au_cues = au_cues
         self._seen: list[tuple[Prediction, Batch]] = []
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Terms of one training step on a normalised batch; their sum is minimised, each is logged."""
+        """Terms of one training step on a prepared batch; their sum is minimised, each is logged."""
         raise NotImplementedError
+
+    def prepared(self, batch: Batch) -> Batch:
+        """What a training step sees of a batch as loaded: with heat maps where there are AU cues, and normalised."""
+        return self.normalised(batch if self.au_cues is None else self.au_cues.drawn(batch))
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, and that of AU cues beside it."""
+        if self.au_cues is None:
+            return self.loss(batch)
+        with self.au_cues.watching(self.network) as seen:
+            terms = self.loss(batch)
+        return terms | self.au_cues.losses(self.network, seen, batch, self.current_epoch)  # type: ignore[arg-type]
 
     def normalised(self, batch: Batch) -> Batch:
         """The batch with images as the network takes them."""
@@ -94,7 +110,7 @@ class Method(LightningModule):
         return self.network(self.normalised(batch))
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        terms = self.loss(self.normalised(batch))
+        terms = self.terms(self.prepared(batch))
         total = torch.stack(list(terms.values())).sum()
         if not total.isfinite():
             raise HonneError(
@@ -107,10 +123,20 @@ class Method(LightningModule):
         return total
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        prediction = self.predict(batch)
+        prediction = self.predict(batch) if self.au_cues is None else self._watched(self.au_cues, batch)
         prediction.features = None
         kept = Batch(labels=batch.labels, index=batch.index)
         self._seen.append((prediction.to("cpu", torch.float32), kept.to("cpu")))
+
+    def _watched(self, cues: AuCues, batch: Batch) -> Prediction:
+        """`predict`, logging how well attention and heat maps agree."""
+        with cues.watching(self.network) as seen:
+            prediction = self.predict(batch)
+        for name, figure in cues.figures(self.network, seen, batch).items():  # type: ignore[arg-type]
+            known = ~figure.isnan()
+            if known.any():
+                self.log(f"valid/{name}", figure[known].mean(), batch_size=int(known.sum()), sync_dist=True)
+        return prediction
 
     def on_validation_epoch_end(self) -> None:
         seen, self._seen = self._seen, []

@@ -302,8 +302,7 @@ class Dmue(Method):
         self.branches = Branches(self.network, self.classes, options.branch_depth, options.statistics == "batch")
         self.confidence = Confidence(self.classes, options.confidence_input)
         self.register_buffer("memory", torch.full((rows if options.soft_memory else 0, self.classes), torch.nan))
-        assert self.network.expression is not None
-        nn.init.normal_(self.network.expression.weight, std=0.001)
+        nn.init.normal_(self.network.linear.weight, std=0.001)
         if options.frozen == "released":
             self.confidence.requires_grad_(False)
             self.network.neck.requires_grad_(False)

@@ -17,8 +17,16 @@ from torch import Tensor
 
 from honne.batch import NOT_LABELLED, Batch
 from honne.data.loading import DataModule
+from honne.data.sampling import inverse_frequency
 from honne.data.transforms import mix_images
-from honne.losses import action_unit_loss, expression_loss, multi_target_loss, valence_arousal_loss
+from honne.losses import (
+    action_unit_loss,
+    expression_loss,
+    focal_loss,
+    multi_target_loss,
+    probability_error,
+    valence_arousal_loss,
+)
 from honne.methods.base import Method
 
 
@@ -27,8 +35,9 @@ class ErmOptions:
     """Plain training.
 
     Args:
-        expression_loss: cross_entropy against the target, or multi_target (-log of the likeliest accepted class, for
-            data prepared with `--target-mode multi_target`; without class weights and label smoothing).
+        expression_loss: cross_entropy against the target, or one of these, which take neither class weights nor label
+            smoothing: multi_target (-log of the likeliest accepted class, for data prepared with `--target-mode
+            multi_target`), focal (exponent 2: easy faces count less), squared or absolute (error of the probabilities).
         label_smoothing: share of each expression target given to the uniform distribution, 0..1.
         class_weights: balanced weights each expression class by the inverse of its share of the training labels, and
             each action unit's presence by its odds of absence; none leaves them equal.
@@ -39,7 +48,7 @@ class ErmOptions:
         valence_arousal_weight: weight of the valence/arousal loss.
     """
 
-    expression_loss: Literal["cross_entropy", "multi_target"] = "cross_entropy"
+    expression_loss: Literal["cross_entropy", "multi_target", "focal", "squared", "absolute"] = "cross_entropy"
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     mixup: float = 0.0
@@ -54,7 +63,7 @@ class Erm(Method):
 
     Args:
         options: `ErmOptions`.
-        class_shares: (C,) share of each expression among the training labels, for `class_weights`.
+        class_weights: (C,) of the expressions, where the options ask for them.
         unit_shares: (A,) share of presence among the coded training labels, for `class_weights`.
         shared: arguments of `Method`.
     """
@@ -67,42 +76,50 @@ class Erm(Method):
         self,
         options: ErmOptions,
         *,
-        class_shares: Tensor | None = None,
+        class_weights: Tensor | None = None,
         unit_shares: Tensor | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.options = options
         balanced = options.class_weights == "balanced"
-        self.register_buffer("class_weights", _inverse(class_shares) if balanced else None, persistent=False)
+        self.register_buffer("class_weights", class_weights if balanced else None, persistent=False)
         self.register_buffer("positive_weights", _odds(unit_shares) if balanced else None, persistent=False)
 
     @classmethod
     def facts(cls, data: DataModule) -> dict[str, Tensor | None]:
-        """Share of each expression, and of presence of each action unit, among the training labels."""
+        """Weights of the expressions, and share of presence of each action unit, by the training labels."""
         known, rows = data.training.known, data.train_rows()
         classes = units = None
         if known.expression is not None:
             labelled = known.expression[rows][known.expression[rows] != NOT_LABELLED]
             counts = np.bincount(labelled, minlength=len(data.labels.expressions))
-            classes = torch.from_numpy(counts / max(counts.sum(), 1)).float()
+            classes = torch.from_numpy(inverse_frequency(counts)).float() if counts.any() else None
         if known.action_units is not None:
             present = np.nansum(known.action_units[rows], 0)
             coded = np.maximum((~np.isnan(known.action_units[rows])).sum(0), 1)
             units = torch.from_numpy(present / coded).float()
-        return {"class_shares": classes, "unit_shares": units}
+        return {"class_weights": classes, "unit_shares": units}
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def prepared(self, batch: Batch) -> Batch:
+        batch = super().prepared(batch)
         if self.options.mixup or self.options.cutmix:
             generator = np.random.default_rng(int(torch.randint(2**31, ())))  # torch is seeded afresh at every step
             classes = len(self.schema.expressions)
             batch = mix_images(batch, generator, classes, self.options.mixup, self.options.cutmix)
+        return batch
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         prediction, labels, terms = self.network(batch), batch.labels, {}
         target = labels.expression_target(len(self.schema.expressions))
         if prediction.expression is not None and target is not None:
             terms["expression"] = self.options.expression_weight * self._expression_loss(
                 prediction.expression.float(), target
             )
+            if prediction.auxiliary is not None:
+                terms["auxiliary"] = self.options.expression_weight * self._expression_loss(
+                    prediction.auxiliary.float(), target
+                )
         if prediction.action_units is not None and labels.action_units is not None:
             terms["action_units"] = self.options.action_unit_weight * action_unit_loss(
                 prediction.action_units.float(), labels.action_units, self.positive_weights
@@ -114,17 +131,16 @@ class Erm(Method):
         return terms
 
     def _expression_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.options.expression_loss == "multi_target":
-            return multi_target_loss(logits, target)
+        match self.options.expression_loss:
+            case "multi_target":
+                return multi_target_loss(logits, target)
+            case "focal":
+                return focal_loss(logits, target)
+            case "squared":
+                return probability_error(logits, target, 2)
+            case "absolute":
+                return probability_error(logits, target, 1)
         return expression_loss(logits, target, self.class_weights, self.options.label_smoothing)
-
-
-def _inverse(shares: Tensor | None) -> Tensor | None:
-    """Weights inverse to the shares with mean 1 over the present classes."""
-    if shares is None:
-        return None
-    inverse = torch.where(shares > 0, 1 / shares.clamp_min(1e-12), 0.0)
-    return inverse * (shares > 0).sum() / inverse.sum()
 
 
 def _odds(shares: Tensor | None) -> Tensor | None:

@@ -152,7 +152,7 @@ class Branches(nn.Module):
             learn: whether each branch also gets the rows of all other classes; else their features are 0.
         """
         if self.depth == "head":
-            features = network.backbone(images)
+            features = network.embedding(images)
             return features, features.expand(self.classes, -1, -1)
         own, others = routes(labels, self.classes)
         parts = [*(others if learn else []), *own]
@@ -164,7 +164,7 @@ class Branches(nn.Module):
             return learned + mined
 
         with fanned_out(last_layers(network.backbone, self.depth), answered):
-            every = network.backbone(images)
+            every = network.embedding(images)
         features, rest = every.split([len(labels), len(every) - len(labels)])
         sizes = torch.tensor([len(rows) for rows in parts])
         branch = torch.arange(self.classes).repeat(len(parts) // self.classes).repeat_interleave(sizes)
@@ -182,9 +182,8 @@ class Branches(nn.Module):
             embedding, branch_embedding = network.dropout(features), dropped
         else:
             embedding, branch_embedding = self._through_necks(network, features, dropped, labels)
-        assert network.expression is not None
         branch_logits = branch_embedding @ self.classifiers.mT
-        return Answers(features, embedding, network.expression(embedding), branch_embedding, branch_logits)
+        return Answers(features, embedding, network.linear(embedding), branch_embedding, branch_logits)
 
     def _through_necks(
         self, network: FaceNetwork, features: Tensor, dropped: Tensor, labels: Tensor

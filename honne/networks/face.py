@@ -7,31 +7,45 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from honne.batch import Batch, Prediction
-from honne.errors import HonneError
+from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
-from honne.networks import face_resnet as _registers_with_timm  # noqa: F401
+from honne.networks import apvit, face_resnet  # noqa: F401  (they register with timm)
+from honne.networks.attention_dropout import add_attention_dropout
 from honne.networks.checkpoints import plain_tensors
+from honne.networks.class_maps import Acol, ClassMaps, HeadName, build_head
 from honne.networks.dmue_resnets import GeM
+from honne.networks.layers import as_map
+
+LINEAR = "Train with --model.head linear and without --model.head_options."
 
 
 class FaceNetwork(nn.Module):
-    """Backbone, pooling, dropout, one linear head per task of the schema.
+    """Backbone, pooling, dropout, one head per task of the schema.
+
+    The heads are linear, on pooled features; that of expressions may work on the last map instead.
 
     Args:
         schema: what to predict.
-        backbone: name of any timm model, or `face_resnet`.
+        backbone: name of any timm model, or `face_resnet`, `dmue_resnet18`, `resnet50_ibn_a`, `apvit`.
         backbone_options: keyword arguments of `timm.create_model`, e.g. `{"img_size": 112}` for a ViT.
-        dropout: probability on the pooled features.
+        dropout: probability on the pooled features; on channels of the last map where a head works on that.
         pooling: `default` as the backbone does it; `gem`: generalised mean of the last map (Radenovic et al., 2019),
             for backbones that pool a map in a module called `global_pool`.
         neck: a BatchNorm between features and heads, its bias fixed at 0 ("BNNeck", Luo et al., CVPRW 2019).
         head_bias: whether the heads have a bias.
+        head: of the expressions; see `honne.networks.class_maps`.
+        head_options: its further arguments.
+        large_maps: the last two stages of a ResNet do not shrink the map.
+        attention_dropout: rate of `honne.networks.attention_dropout`; 0 = off.
+        regions: a further head that draws the action-unit regions of the apparent expression: one logit per position of
+            the last map.
 
     Raises:
-        HonneError: unknown backbone, or one without a map to pool.
+        HonneError: unknown backbone, or one that some option does not fit.
     """
 
     def __init__(
@@ -43,6 +57,11 @@ class FaceNetwork(nn.Module):
         pooling: Literal["default", "gem"] = "default",
         neck: bool = False,
         head_bias: bool = True,
+        head: HeadName = "linear",
+        head_options: dict[str, Any] | None = None,
+        large_maps: bool = False,
+        attention_dropout: float = 0.0,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         if backbone not in timm.list_models():
@@ -57,36 +76,147 @@ class FaceNetwork(nn.Module):
             if not isinstance(getattr(body, "global_pool", None), nn.Module):
                 raise HonneError(f"backbone '{backbone}' has no map to pool by generalised mean.", "Leave pooling out.")
             body.global_pool = GeM()
+        if large_maps:
+            keep_maps_large(body)
+        if attention_dropout:
+            add_attention_dropout(body, attention_dropout)
+        if neck and head != "linear":
+            raise WrongCall(f"a neck is for pooled features, and head {head} does not use them.", "Leave one out.")
+        self.last_map = nn.Identity()  # where the last map can be watched, or changed, by a hook
         self.dropout = nn.Dropout(dropout)
         self.width = int(getattr(body, "head_hidden_size", None) or body.num_features)
         self.neck = nn.BatchNorm1d(self.width) if neck else nn.Identity()
         if isinstance(self.neck, nn.BatchNorm1d):
             self.neck.bias.requires_grad_(False)
 
-        def head(outputs: int) -> nn.Linear | None:
+        def linear(outputs: int) -> nn.Linear | None:
             return nn.Linear(self.width, outputs, bias=head_bias) if outputs else None
 
-        self.expression = head(len(schema.expressions))
-        self.action_units = head(len(schema.action_units))
-        self.valence_arousal = head(2 if schema.valence_arousal else 0)
+        self.expression: nn.Module | None = None
+        if schema.expressions:
+            width = self.width if head == "linear" else int(body.num_features)
+            self.expression = build_head(head, width, len(schema.expressions), head_bias, head_options or {})
+        self.regions = nn.Conv2d(int(body.num_features), 1, 3, padding=1) if regions else None
+        self.action_units = linear(len(schema.action_units))
+        self.valence_arousal = linear(2 if schema.valence_arousal else 0)
+        if backbone == "apvit" and isinstance(self.expression, nn.Linear):  # as its authors do
+            for entry in self.expression.parameters():
+                nn.init.zeros_(entry)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Maps of every stage, (B, C_l, H_l, W_l) each, channels first whatever the backbone."""
         return self.backbone.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
 
-    def heads(self, features: Tensor) -> Prediction:
-        """Predictions from pooled features (B, D)."""
+    def embedding(self, images: Tensor) -> Tensor:
+        """Pooled features (B, D) of normalised images (B, 3, H, W)."""
+        features: Tensor = self.backbone.forward_head(self.last_map(self.backbone.forward_features(images)))
+        return features
+
+    @property
+    def spatial(self) -> bool:
+        """Whether expressions come from the last map rather than from pooled features."""
+        return isinstance(self.expression, (ClassMaps, Acol))
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The linear head of the expressions.
+
+        Raises:
+            HonneError: their head is another one.
+        """
+        if not isinstance(self.expression, nn.Linear):
+            raise HonneError("this needs a linear head of the expressions, which the network lacks.", LINEAR)
+        return self.expression
+
+    def heads(self, features: Tensor, maps: Tensor | None = None, labels: Tensor | None = None) -> Prediction:
+        """Predictions from what the backbone gives.
+
+        Args:
+            features: (B, D) pooled.
+            maps: (B, D', H, W) the last map, where the head of the expressions works on it.
+            labels: (B,) expressions, negative where unknown, for training with ACoL; unset = the predicted ones.
+
+        Raises:
+            HonneError: the head needs maps and there are none.
+        """
         shared = self.neck(self.dropout(features))
-        return Prediction(
-            expression=None if self.expression is None else self.expression(shared),
+        prediction = Prediction(
             action_units=None if self.action_units is None else self.action_units(shared),
             valence_arousal=None if self.valence_arousal is None else self.valence_arousal(shared).tanh(),
             features=features,
         )
+        if not self.spatial:
+            prediction.expression = None if self.expression is None else self.expression(shared)
+            return prediction
+        if maps is None:
+            raise HonneError("this head works on the last map, not on pooled features.", LINEAR)
+        maps = nn.functional.dropout2d(maps, self.dropout.p, self.training)
+        if isinstance(self.expression, Acol) and self.training:
+            first, second = self.expression.branches(maps, labels)
+            prediction.expression, prediction.auxiliary = first.mean((2, 3)), second.mean((2, 3))
+        else:
+            assert self.expression is not None
+            prediction.expression = self.expression(maps)
+        return prediction
+
+    def class_maps(self, maps: Tensor, target: Tensor | None = None) -> Tensor:
+        """One map per expression: what the head pools to logits, or the linear head's weights times the last map.
+
+        Args:
+            maps: (B, D, H, W) the last map.
+            target: (B,) expressions that ACoL erases before its second branch looks; unset = the predicted ones.
+
+        Returns:
+            (B, C, H, W), without a bias where the head is linear.
+
+        Raises:
+            HonneError: the logits are not made from maps in this network.
+        """
+        if isinstance(self.expression, Acol):
+            return self.expression.class_maps(maps, target)
+        if isinstance(self.expression, ClassMaps):
+            return self.expression.class_maps(maps)
+        weight = self.linear.weight
+        if isinstance(self.neck, nn.BatchNorm1d):
+            assert self.neck.running_var is not None
+            weight = weight * self.neck.weight * (self.neck.running_var + self.neck.eps).rsqrt()
+        if weight.shape[1] != maps.shape[1] or getattr(self.backbone, "global_pool", None) in ("token", "map"):
+            raise HonneError(
+                f"this {type(self.backbone).__name__} has no class maps: its features are no means of the last map.",
+                "Ask for attention, or train with a head that makes them: --model.head gap, or tscam of transformers.",
+            )
+        return nn.functional.conv2d(maps, weight[:, :, None, None])
 
     def forward(self, batch: Batch) -> Prediction:
         """Predictions for normalised images (B, 3, H, W)."""
-        return self.heads(self.backbone(batch.images))
+        assert batch.images is not None
+        last = self.last_map(self.backbone.forward_features(batch.images))
+        maps = as_map(last, self.backbone) if self.spatial else None
+        return self.heads(self.backbone.forward_head(last), maps, batch.labels.expression)
+
+
+def keep_maps_large(backbone: nn.Module) -> None:
+    """Strides of the last two stages of a ResNet become 1, without dilation.
+
+    Raises:
+        WrongCall: not a ResNet.
+    """
+    if not isinstance(backbone, ResNet):
+        raise WrongCall(
+            f"large maps are for ResNets, not for {type(backbone).__name__}.",
+            "Choose a ResNet as --model.backbone, or leave --model.large_maps out.",
+        )
+    stages: Any = (backbone.layer3, backbone.layer4)
+    for first, *_ in stages:
+        for name, module in list(first.named_modules()):
+            if name and getattr(module, "stride", 1) in (2, (2, 2)):
+                if isinstance(module, nn.Conv2d):
+                    module.stride = (1, 1)
+                else:  # a pooling before or after a convolution
+                    first.set_submodule(name, nn.Identity())
+    shrunk = backbone.feature_info[-3]["reduction"]
+    for info in backbone.feature_info[-2:]:
+        info["reduction"] = shrunk
 
 
 def load_weights(module: nn.Module, path: Path) -> list[str]:

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("dmue_data", "dmue_faces", "dmue_networks")
+pytest.register_assert_rewrite(
+    *("dmue_data", "dmue_faces", "dmue_networks"),
+    *("au_cues_cams", "au_cues_data", "au_cues_losses", "au_cues_maps", "au_cues_measures", "au_cues_networks"),
+)
 
 OWN = Path(__file__).parent / "data"
 NAMED = pytest.StashKey[set[Path]]()

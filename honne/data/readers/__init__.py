@@ -8,14 +8,18 @@ A reader module has
     def alignment(root: Path, *, option=...) -> Alignment       # how faces are cropped unless told otherwise
 
 Options are keyword-only, have defaults and are named in `honne.data.prepare.prepare`; each function takes those it
-needs.
+needs. It may also have
+
+    FRAMING: Alignment, or def framing(root) -> Alignment       # how faces are framed that it delivers cropped
+    def info(root: Path) -> ReaderInfo                          # where contact and licence depend on the root
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -24,7 +28,22 @@ import numpy as np
 
 from honne.errors import HonneError, WrongCall
 
-READERS = ("ferplus", "fer2013", "rafdb", "affectnet", "sfew", "dmue_cache", "folder", "table", "identities")
+READERS = (
+    "ferplus",
+    "fer2013",
+    "rafdb",
+    "affectnet",
+    "sfew",
+    "dmue_cache",
+    "folder",
+    "table",
+    "identities",
+    "au_cues",
+    "prepared",
+)
+
+Protocol = Literal["clean", "published"]
+"""Whether the test rows serve for selection too, as in several published protocols."""
 
 
 @dataclass
@@ -132,3 +151,14 @@ def missing(root: Path, expected: str, reader: str) -> HonneError:
     if not root.exists():
         return HonneError(f"{root}: no such file or folder.", f"Reader '{reader}' expects {expected}")
     return HonneError(f"{root}: not the layout of reader '{reader}'.", f"It expects {expected}")
+
+
+def selected_on_test(rows: Iterable[Row | Bad]) -> Iterator[Row | Bad]:
+    """The rows, and every test row once more as a validation row."""
+    for row in rows:
+        again = None
+        if isinstance(row, Row) and row.split == "test":
+            again = replace(row, id=f"valid/{row.id}", split="valid")  # now: whoever takes the row may change it
+        yield row
+        if again:
+            yield again

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from honne.data.readers import Bad, ReaderInfo, Row, missing
+from honne.data.readers import Bad, Protocol, ReaderInfo, Row, missing, selected_on_test
 from honne.data.readers.archive import Archive
 from honne.errors import HonneError
 from honne.faces.align import Alignment
@@ -51,7 +51,7 @@ def alignment(root: Path, *, label_set: str | None = None) -> Alignment:
     return Alignment("box" if _layout(Path(root)).kind == "csv" else "none", 224)
 
 
-def read(root: Path, *, label_set: str | None = None) -> Iterator[Row | Bad]:
+def read(root: Path, *, label_set: str | None = None, protocol: Protocol = "clean") -> Iterator[Row | Bad]:
     """Rows of one of AffectNet's layouts, found by itself.
 
     - `training.csv` and `validation.csv` (in ROOT or `Manually_Annotated_file_lists/`) beside the photographs, with
@@ -66,13 +66,15 @@ def read(root: Path, *, label_set: str | None = None) -> Iterator[Row | Bad]:
     Args:
         root: folder or zip.
         label_set: affectnet8 or affectnet7. Default: eight classes, seven in the third layout.
+        protocol: `published`: the test rows are the validation rows too, as in most papers.
 
     Raises:
         HonneError: none of the layouts is there.
     """
     layout = _layout(Path(root))
     codes = _codes(layout, label_set)
-    yield from {"csv": _csv_rows, "npy": _npy_rows, "listed": _listed_rows}[layout.kind](layout, codes)
+    rows = {"csv": _csv_rows, "npy": _npy_rows, "listed": _listed_rows}[layout.kind](layout, codes)
+    yield from selected_on_test(rows) if protocol == "published" else rows
 
 
 @dataclass
@@ -154,7 +156,8 @@ def _listed_rows(layout: _Layout, codes: ExpressionSet) -> Iterator[Row | Bad]:
         for number, line in enumerate(archive.lines(name), 1):
             where = f"{archive.path(name)}, line {number}"
             path, _, label = line.strip().rpartition(",")
-            image = next((f for f in (folder + path, path) if path and archive.exists(f)), None)
+            places = (folder + path, path, path.partition("/")[2])  # the last: written from the folder above ROOT
+            image = next((place for place in places if place and archive.exists(place)), None)
             row = _row(where, f"{split}/{path}", split, EXPRESSION_SETS["au_cues"], label)
             if isinstance(row, Row):
                 if image is None:

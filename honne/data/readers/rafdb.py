@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from honne.data.readers import Bad, ReaderInfo, Row, missing
+from honne.data.readers import Bad, Protocol, ReaderInfo, Row, missing, selected_on_test
 from honne.data.readers.archive import Archive
 from honne.errors import HonneError
 from honne.faces.align import Alignment
@@ -18,6 +18,7 @@ LABELS = "EmoLabel/list_patition_label.txt"  # spelled so in the official files
 DISTRIBUTIONS = "EmoLabel/distribution_basic.txt"
 CODES = EXPRESSION_SETS["rafdb"]
 Images = Literal["aligned", "our_aligned", "original"]
+Points = Literal["given", "found"]
 
 INFO = ReaderInfo(
     name="rafdb",
@@ -44,7 +45,9 @@ def alignment(root: Path, *, images: Images = "aligned") -> Alignment:
     return kinds[images]
 
 
-def read(root: Path, *, images: Images = "aligned") -> Iterator[Row | Bad]:
+def read(
+    root: Path, *, images: Images = "aligned", points: Points = "given", protocol: Protocol = "clean"
+) -> Iterator[Row | Bad]:
     """Rows of the official layout: `EmoLabel/list_patition_label.txt` beside `Image/` and `Annotation/`.
 
     Original images come with their box and five hand-placed points (`Annotation/boundingbox`, `Annotation/manual`)
@@ -55,11 +58,18 @@ def read(root: Path, *, images: Images = "aligned") -> Iterator[Row | Bad]:
         root: the folder `basic`, or one that holds it, or a zip.
         images: `Image/aligned` (100 px, official), `Image/our_aligned` (224 px, as the AU-cue work makes them), or
             `Image/original`.
+        points: of original images: the five hand-placed ones, or none, so that a finder looks for the face that fits
+            the official box best, as the AU-cue work has it.
+        protocol: `published`: the test rows are the validation rows too, as in most papers.
 
     Raises:
         HonneError: the label file or the images are missing.
     """
-    archive = _open(Path(root))
+    rows = _rows(_open(Path(root)), images, points)
+    yield from selected_on_test(rows) if protocol == "published" else rows
+
+
+def _rows(archive: Archive, images: Images, points: Points) -> Iterator[Row | Bad]:
     folder = f"Image/{images}"
     files = {PurePosixPath(path).name: path for path in archive.images(folder)}
     if not files:
@@ -81,7 +91,8 @@ def read(root: Path, *, images: Images = "aligned") -> Iterator[Row | Bad]:
         if isinstance(row, Row):
             row.image, row.votes = archive.image(files[file]), votes.get(stem)
             if images == "original":
-                row.box, row.points = _box(archive, stem), _points(archive, stem)
+                row.box = _box(archive, stem)
+                row.points = _points(archive, stem) if points == "given" else None
         yield row
     for file in sorted(set(files) - labelled):
         yield Bad(archive.path(files[file]), "image without a label", kind="rule")

@@ -1,0 +1,1 @@
+"""Where a model looks: class activation maps, attention maps, and what they agree with."""
