@@ -27,18 +27,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from honne.explain.measuring import explained_faces
 from label_noise import split as ferplus_splits
 from torch import Tensor
 
 from honne.console import say, table
+from honne.cues.codebook import codebook
+from honne.cues.drawing import action_unit_maps
+from honne.data.loading import batches
 from honne.data.manifest import PreparedData, replacing
 from honne.data.world import World, make_world
 from honne.evaluation.scoring import cluster_rows
+from honne.explain.maps import class_activation_map, on_image
+from honne.explain.measuring import Explaining, explained_faces
 from honne.metrics import bootstrap, interval, p_value
+from honne.models import load
 
 BUDGET: dict[str, Any] = {
     "model.backbone": "face_resnet",
@@ -114,8 +120,15 @@ def measured(model: Path, data: Path, split: str) -> pd.DataFrame:
     """Every face of the split: right or not, and its cosines."""
     path = model.parent / f"{split}.parquet"
     if not path.is_file():
-        found = explained_faces(model, data, split, kind=MAPS[0], layers="last")  # type: ignore[arg-type]
-        others = {f"{kind}_cos": explained_faces(model, data, split, kind=kind)["cam_cos"] for kind in MAPS[1:]}  # type: ignore[arg-type]
+        loaded = load(model)
+
+        def with_map(kind: str) -> pd.DataFrame:
+            return explained_faces(
+                loaded, data, split, Explaining.of(loaded, kind=kind, layers="last", codebook="facs")
+            )
+
+        found = with_map(MAPS[0])
+        others = {f"{kind}_cos": with_map(kind)["cam_cos"] for kind in MAPS[1:]}
         found = found.assign(right=(found["predicted"] == found["expression"]).astype(float), **others)
         with replacing(path) as aside:
             found.to_parquet(aside)
@@ -146,6 +159,47 @@ def cell(value: Tensor, draws: Tensor, sign: str = "") -> str:
     return f"{float(value):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
+def picture(models: dict[float, Path], data: PreparedData, path: Path) -> None:
+    """One drawn face per expression: its cue, then attention and class activation map without and with the loss."""
+    loaded = [load(model) for model in models.values()]
+    names = loaded[0].schema.expressions
+    table_of_units = torch.from_numpy(codebook("facs").table(names))
+    size = loaded[0].alignment.size
+    batch = next(batches(data, "test", size=size, batch_size=256))
+    assert batch.images is not None
+    assert batch.landmarks is not None
+    assert batch.labels.expression is not None
+    cues = action_unit_maps(batch.landmarks, table_of_units[batch.labels.expression], size, size)
+    shown = [
+        int(rows[0])
+        for expression in range(len(names))
+        if len(rows := torch.nonzero((batch.labels.expression == expression) & cues.isfinite().all(2).all(1)))
+    ]
+    columns = {"face": None, "cue": cues[shown]}
+    target = batch.labels.expression[shown]
+    for weight, model in zip(models, loaded, strict=True):
+        found = class_activation_map(model, batch.images[shown], target, MAPS[1])
+        word = f"weight {weight:g}" if weight else "without the loss"
+        columns[f"attention,\n{word}"] = on_image(found.attention["last"], size, "attention")
+        columns[f"layercam,\n{word}"] = on_image(found.maps, size, "cam")
+    figure, axes = plt.subplots(len(shown), len(columns), figsize=(1.25 * len(columns), 1.3 * len(shown)), dpi=160)
+    for row, face in enumerate(shown):
+        for column, (title, maps) in enumerate(columns.items()):
+            each = axes[row, column]
+            each.imshow(batch.images[face].permute(1, 2, 0))
+            if maps is not None:
+                each.imshow(maps[row], cmap="inferno", alpha=0.65)
+            each.set_xticks([])
+            each.set_yticks([])
+            each.spines[:].set_visible(False)
+            if not row:
+                each.set_title(title, fontsize=7)
+        axes[row, 0].set_ylabel(names[int(batch.labels.expression[face])], fontsize=7)
+    figure.tight_layout(pad=0.3)
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png")
+
+
 def main() -> None:
     """Train what is missing, print the table, write RUNS/KIND.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,16 +211,20 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=8000, help="training rows of FER+; 0 = all")
     parser.add_argument("--epochs", type=int, default=0, help="default: 20 for ferplus, 15 for world")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
+    parser.add_argument("--picture", type=Path, help="of drawn faces, FILE.png; for the world only")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     arguments = parser.parse_args()
-    if arguments.kind == "ferplus" and arguments.data is None:
-        parser.error("ferplus needs --data")
+    if arguments.kind == "ferplus" and (arguments.data is None or arguments.picture):
+        parser.error("ferplus needs --data, and its faces are not for showing")
     data = prepared(arguments.kind, arguments)
     tasks = [(weight, seed) for seed in arguments.seeds for weight in (0.0, arguments.weight)]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         futures = {task: pool.submit(train, arguments.kind, *task, data, arguments) for task in tasks}
         models = {task: future.result() for task, future in futures.items()}
     opened = PreparedData(data)
+    if arguments.picture:
+        shown = {weight: models[weight, arguments.seeds[0]] for weight in (0.0, arguments.weight)}
+        picture(shown, opened, arguments.picture)
     clusters, resampled = cluster_rows(opened.rows.iloc[opened.split(arguments.split)])
     cosines = ("att_cos", "cam_cos", *(f"{kind}_cos" for kind in MAPS[1:]))
     values, draws = {}, {}

@@ -65,6 +65,9 @@ COMMANDS = {
     "compare": Command("honne.evaluation:compare", "paired bootstrap between two evaluations", ("a", "b")),
     "audit": Command("honne.audit:audit", "ambiguous faces and doubtful labels: one HTML page + JSON", ("model",)),
     "analyze": Command("honne.analysis:command", "stills, folders, videos, camera -> one table", ("inputs",)),
+    "explain": Command(
+        "honne.explain.explaining:command", "where a model looks: pictures, arrays, action units", ("model", "inputs")
+    ),
     "models": Command("honne.models:models_command", "installed models; how to cite one", ("name",)),
     "doctor": Command("honne.doctor:doctor", "what works on this machine, and what to do where it does not"),
 }

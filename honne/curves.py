@@ -1,4 +1,4 @@
-"""Learning curves of a run as a picture."""
+"""The figures of a run by step, whole though the run was interrupted, and its learning curves as a picture."""
 
 from __future__ import annotations
 
@@ -14,8 +14,38 @@ _SHOWN = {
     "macro_f1": "macro-F1",
     "au_f1": "action-unit F1",
     "ccc": "CCC of valence and arousal",
+    "att_cos": "attention on action units (ATT-COS)",
     "verification_accuracy": "unseen people told apart",
 }
+
+
+def keep_log(logs: Path) -> None:
+    """Put aside what an interrupted run has logged; Lightning's logger would delete it.
+
+    Args:
+        logs: folder with `metrics.csv`.
+    """
+    log = logs / "metrics.csv"
+    if log.is_file():
+        log.replace(logs / f"metrics.{len(_earlier(logs)):03d}.csv")
+
+
+def join_logs(logs: Path) -> None:
+    """One `metrics.csv` of all sittings of a run: each counts until the step at which the next one began."""
+    parts = _earlier(logs)
+    if not parts:
+        return
+    sittings = [pd.read_csv(path) for path in (*parts, logs / "metrics.csv")]
+    begins = [sitting["step"].min() for sitting in sittings[1:]] + [float("inf")]
+    kept = [sitting[sitting["step"] < begin] for sitting, begin in zip(sittings, begins, strict=True)]
+    with replacing(logs / "metrics.csv") as path:
+        pd.concat(kept, ignore_index=True).to_csv(path, index=False)
+    for part in parts:
+        part.unlink()
+
+
+def _earlier(logs: Path) -> list[Path]:
+    return sorted(logs.glob("metrics.*.csv"))
 
 
 def draw_curves(metrics: Path, out: Path) -> None:

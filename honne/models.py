@@ -56,8 +56,8 @@ class ModelConfig:
         temperature: divides expression logits (calibration).
         thresholds: action unit -> probability from which it counts as present.
         abstain: uncertainty above which the model abstains; unset = never.
-        explanation: what explains it unless told otherwise: `map` (a kind of `honne explain`), and of models trained with
-            AU cues `aligned` (layers, as "4-5"), `cue` (what their heat maps show) and `codebook`.
+        explanation: what explains it unless told otherwise: `map` (a kind of `honne explain`), `codebook`, and of
+            models trained with AU cues `aligned` (layers, as "4-5") and `cue` (what their heat maps show).
         training: recipe, data, split, seed, hashes; `published`: figures of the published row that it repeats.
         licence: of code, weights and data.
         cite: BibTeX keys or texts of what to cite.

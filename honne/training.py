@@ -33,6 +33,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from honne import recipe as recipes
@@ -40,7 +41,7 @@ from honne.batch import NOT_LABELLED
 from honne.calibration import fit_temperature
 from honne.card import write_card
 from honne.console import say
-from honne.curves import draw_curves
+from honne.curves import draw_curves, join_logs, keep_log
 from honne.data.loading import DataModule, batches, open_data
 from honne.data.manifest import PreparedData, replacing, sha256
 from honne.data.noise import LabelNoise
@@ -136,6 +137,7 @@ def run(recipe: Recipe, out: Path) -> Path:
         save_on_train_epoch_end=False,  # right after validation, so that `last` knows the best figure
     )
     last = LastCheckpoint(checkpoints, recipe.trainer.checkpoint_steps)
+    rank_zero_only(keep_log)(out / "logs")
     trainer = Trainer(
         accelerator=recipe.trainer.accelerator,
         devices=recipe.trainer.devices,
@@ -158,6 +160,7 @@ def run(recipe: Recipe, out: Path) -> Path:
     with _ctrl_c():
         trainer.fit(trained, data, ckpt_path=resume if resume.is_file() else None, weights_only=True)
     if trainer.is_global_zero:
+        join_logs(out / "logs")
         draw_curves(out / "logs" / "metrics.csv", out / "curves.png")
         _finish(recipe, out, trained, data, Path(best.best_model_path))
     trainer.strategy.barrier()
@@ -379,8 +382,8 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
 
 def _explanation(recipe: Recipe) -> dict[str, str]:
     cues = recipe.au_cues
-    aligned = {"aligned": cues.layers, "cue": cues.map, "codebook": cues.codebook} if cues.weight else {}
-    return {"map": recipe.model.explanation} | aligned
+    aligned = {"aligned": cues.layers, "cue": cues.map} if cues.weight else {}
+    return {"map": recipe.model.explanation, "codebook": cues.codebook} | aligned
 
 
 def _without_folders(text: str) -> str:

@@ -80,7 +80,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, method: type[Method], step_of_death: int
 ) -> None:
-    options = SMALL | {"trainer.ema": 0.9}
+    options = SMALL | {"trainer.ema": 0.9} | ({"trainer.validate_every": 0.4} if recipe == "erm" else {})
     honne.train(recipe, data=data, out=tmp_path / "whole", overrides=options)
 
     original, steps = method.training_step, []
@@ -101,6 +101,9 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    logs = [pd.read_csv(tmp_path / run / "logs" / "metrics.csv") for run in ("whole", "killed")]
+    scores = [log[["step", "valid/score"]].dropna().reset_index(drop=True) for log in logs]
+    pd.testing.assert_frame_equal(*scores)
 
 
 def test_ctrl_c_keeps_the_step_it_stopped_at(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +16,17 @@ from honne.errors import HonneError, WrongCall
 if TYPE_CHECKING:
     import pandas as pd
 
+    from honne.analysis.explaining import Explaining
     from honne.analysis.inputs import Input
     from honne.analysis.run import Done
+    from honne.analysis.settings import Settings
     from honne.models import Model
 
 log = logging.getLogger("honne")
 
 ALL_DONE, SOME_FAILED = 0, 3
 SHOWN_ROWS = 20
+EXPLAINED = ("attention_au", "au_agreement")
 
 
 @dataclass
@@ -52,6 +55,7 @@ def analyze(
     format: Literal["parquet", "csv", "jsonl"] = "parquet",
     fps: float | None = None,
     video: bool = False,
+    explain: bool = False,
     finder: str = "mediapipe",
     smooth: str = "none",
     baseline: str = "none",
@@ -74,6 +78,8 @@ def analyze(
         format: of the tables: parquet, csv or jsonl.
         fps: frames per second of media time to analyse at most; unset takes all.
         video: also write OUT/NAME_annotated.mp4 with boxes, expressions and uncertainty drawn in.
+        explain: also show where the model looks: OUT/NAME_explained has a picture of every face of stills, and of
+            videos of every face once a second; adds the columns attention_au and au_agreement.
         finder: what finds faces: mediapipe, tasks:FILE, yunet:FILE, table:FILE (known boxes or landmarks) or cropped.
         smooth: smoothing along each face's track: median:5, mean:50 (frames), exponential:0.3 (weight) or none.
         baseline: each face's own baseline: first:10s or first:250frames of its track, or none; corrected columns are
@@ -94,24 +100,19 @@ def analyze(
     from honne.analysis.settings import Settings
 
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    settings = Settings(format, fps, video, finder, smooth, baseline, names, abstain)
+    settings = Settings(format, fps, video, finder, smooth, baseline, names, abstain, explain)
     if batch_size < 1:
         raise WrongCall(f"batch_size must be at least 1, not {batch_size}.")
     if engine not in ("local", "ray"):
         raise WrongCall(f"engine: '{engine}' is not one of local, ray.")
-    loaded = _loaded(model)
-    if loaded.alignment.kind == "none" and finder != "cropped":
-        log.warning(
-            "Model '%s' was trained on pictures that were faces already, and how they were cropped is not recorded: it "
-            "gets the whole picture. For pictures of faces add --finder cropped.",
-            loaded.name,
-        )
+    analyst = loaded(model, finder)
     if out is not None:
-        return _write(paths, loaded, Path(out), settings, engine, batch_size, overwrite)
+        with _explaining(analyst, settings, "drawn") as explaining:
+            return _write(paths, analyst, Path(out), settings, engine, batch_size, overwrite, explaining)
     for option, chosen in (("--video", video), ("--engine ray", engine == "ray")):
         if chosen:
             raise WrongCall(f"{option} needs --out.", "Name a folder for the results.")
-    return _in_memory(paths, loaded, settings, batch_size)
+    return _in_memory(paths, analyst, settings, batch_size)
 
 
 @functools.wraps(analyze)
@@ -131,22 +132,50 @@ def command(*arguments: Any, **options: Any) -> int:
     return SOME_FAILED if result.failed else ALL_DONE
 
 
-def _loaded(model: str | Model) -> Model:
+def loaded(model: str | Model, finder: str) -> Model:
+    """The model that a user named, ready to look at faces that the finder finds.
+
+    Raises:
+        HonneError: it cannot be loaded, or predicts nothing.
+    """
     if isinstance(model, (str, Path)):
         from honne.models import device, load
 
         model = load(model, device())
     model.require_labels()
+    if model.alignment.kind == "none" and finder != "cropped":
+        log.warning(
+            "Model '%s' was trained on pictures that were faces already, and how they were cropped is not recorded: it "
+            "gets the whole picture. For pictures of faces add --finder cropped.",
+            model.name,
+        )
     return model
 
 
+def _explaining(
+    model: Model, settings: Settings, pictures: Literal["drawn", "figures"]
+) -> AbstractContextManager[Explaining | None]:
+    if not settings.explain:
+        return nullcontext()
+    from honne.analysis.explaining import Explaining
+
+    return Explaining(model, settings.finder, pictures)
+
+
 def _write(
-    paths: list[str], model: Model, out: Path, settings: Any, engine: str, batch_size: int, overwrite: bool
+    paths: list[str],
+    model: Model,
+    out: Path,
+    settings: Settings,
+    engine: str,
+    batch_size: int,
+    overwrite: bool,
+    explaining: Explaining | None,
 ) -> Report:
     from honne.analysis.inputs import plan
     from honne.analysis.run import Task, run_local
 
-    tasks = [Task(each, model, settings, out) for each in plan(paths)]
+    tasks = [Task(each, model, settings, out, explaining) for each in plan(paths)]
     done = {task.input.title: finished for task in tasks if (finished := task.finished())}
     for task in tasks:
         if task.input.title in done:
@@ -168,7 +197,7 @@ def _write(
     return Report(out, [done[task.input.title] for task in tasks])
 
 
-def _in_memory(paths: list[str], model: Model, settings: Any, batch_size: int) -> pd.DataFrame:
+def _in_memory(paths: list[str], model: Model, settings: Settings, batch_size: int) -> pd.DataFrame:
     """The tables of all inputs as one DataFrame, by way of a folder that is thrown away."""
     from dataclasses import replace
 
@@ -177,9 +206,9 @@ def _in_memory(paths: list[str], model: Model, settings: Any, batch_size: int) -
 
     from honne.analysis.table import to_pandas
 
-    with TemporaryDirectory(prefix="honne-") as folder:
+    with TemporaryDirectory(prefix="honne-") as folder, _explaining(model, settings, "figures") as explaining:
         written = replace(settings, format="parquet")
-        report = _write(paths, model, Path(folder), written, "local", batch_size, overwrite=False)
+        report = _write(paths, model, Path(folder), written, "local", batch_size, False, explaining)
         return to_pandas(pa.concat_tables([pq.read_table(each.table) for each in report.done]))
 
 
@@ -217,7 +246,18 @@ def _show(rows: pd.DataFrame) -> None:
     from honne.console import say, table
 
     shown = rows.head(SHOWN_ROWS).assign(source=lambda each: each["source"].map(lambda source: Path(source).name))
-    wanted = ("source", "time", "face", "status", "expression", "uncertainty", "valence", "arousal", "message")
+    wanted = (
+        "source",
+        "time",
+        "face",
+        "status",
+        "expression",
+        "uncertainty",
+        "valence",
+        "arousal",
+        *EXPLAINED,
+        "message",
+    )
     columns = [name for name in wanted if name in shown and shown[name].notna().any()]
     if not rows["time"].any():
         columns.remove("time")

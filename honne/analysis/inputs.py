@@ -92,7 +92,7 @@ def plan(arguments: Sequence[str | Path]) -> list[Input]:
     for argument in map(str, arguments):
         for entry in _expand(argument):
             found.setdefault(entry.sources, entry)
-    names = _names([entry.title for entry in found.values()])
+    names = unique_names([entry.title for entry in found.values()])
     return [replace(entry, name=name) for name, entry in zip(names, found.values(), strict=True)]
 
 
@@ -129,7 +129,7 @@ def _kind(file: str) -> Kind:
         return "video"
 
 
-def _names(titles: Sequence[str]) -> list[str]:
+def unique_names(titles: Sequence[str]) -> list[str]:
     """A file name for each: its stem; where that is taken, its whole name; then with its folder; then with a number.
 
     Every input of a clash gets the longer name, so that names do not depend on the order on the command line.

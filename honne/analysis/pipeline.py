@@ -26,9 +26,11 @@ from honne.analysis.parts import PART_FRAMES, After
 from honne.analysis.table import WHERE, Layout
 from honne.batch import Prediction
 from honne.errors import HonneError
+from honne.faces.align import Alignment
 from honne.faces.face import Face
 from honne.faces.finders import find_faces
 from honne.faces.finders import finder as make_finder
+from honne.faces.geometry import transform_points
 from honne.faces.media import Frame
 from honne.faces.quality import quality
 from honne.faces.track import Tracker
@@ -45,14 +47,75 @@ class Seen:
     source: str
     frame: int
     time: float
+    size: tuple[int, int] = (0, 0)  # height and width of the picture, px
     error: str | None = None
     faces: list[Face] = field(default_factory=list)
     crops: list[np.ndarray] = field(default_factory=list)
+
+    def landmarks(self, number: int, alignment: Alignment) -> np.ndarray:
+        """(68, 2) px of the crop of one of the faces; NaN where they are unknown."""
+        points = self.faces[number].landmarks
+        if points is None:
+            return np.full((68, 2), np.nan)
+        return transform_points(alignment.matrix(np.empty((*self.size, 0)), self.faces[number]), points)
 
 
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Watcher:
+    """Finds the faces of frames, several frames at a time.
+
+    Args:
+        alignment: how faces are cropped.
+        finder: name for `honne.faces.finders.finder`.
+
+    Use as a context manager: the finders hold native resources.
+    """
+
+    def __init__(self, alignment: Alignment, finder: str) -> None:
+        self.alignment = alignment
+        self.threads = max(1, min(MAX_FINDERS, cores()))
+        self._finder = make_finder(finder)
+        self._pool = ThreadPoolExecutor(self.threads, "honne-faces")
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def watch(self, frames: Iterable[tuple[str, Frame]]) -> Iterator[Seen]:
+        """Faces of every frame, found in parallel, given in order."""
+        waiting: deque[Future[Seen]] = deque()
+        ahead = _ahead(frames, DECODED_AHEAD)
+        try:
+            for source, frame in ahead:
+                waiting.append(self._pool.submit(self._see, source, frame))
+                if len(waiting) > self.threads + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            ahead.close()
+            for future in waiting:
+                future.cancel()
+
+    def _see(self, source: str, frame: Frame) -> Seen:
+        seen = Seen(source, frame.index, frame.time, error=frame.error)
+        if frame.image is None:
+            return seen
+        seen.size = frame.image.shape[:2]
+        try:
+            seen.faces = find_faces(self._finder, source, frame.index, frame.image)
+        except HonneError as error:
+            seen.error = error.what
+        for face in seen.faces:
+            face.quality = quality(frame.image, face)
+            seen.crops.append(self.alignment.crop(frame.image, face))
+        return seen
 
 
 class Analyst:
@@ -72,15 +135,13 @@ class Analyst:
         self.model = model
         self.batch_size = math.ceil(batch_size / CHUNK) * CHUNK
         self.layout = layout
-        self._finder = make_finder(finder)
-        self._threads = max(1, min(MAX_FINDERS, cores()))
-        self._pool = ThreadPoolExecutor(self._threads, "honne-faces")
+        self._watcher = Watcher(model.alignment, finder)
 
     def __enter__(self) -> Analyst:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._watcher.__exit__()
 
     def parts(
         self,
@@ -100,8 +161,8 @@ class Analyst:
         tracker = Tracker.from_state(start.tracker) if start.tracker else Tracker()
         position, next_frame, source = start.positions, start.next_frame, ""
         rows = _Rows(self.model, self.layout)
-        with _torch_threads(max(1, cores() - self._threads)):
-            for seen in self._watch(frames):
+        with _torch_threads(max(1, cores() - self._watcher.threads)):
+            for seen in self._watcher.watch(frames):
                 if source not in ("", seen.source):
                     tracker = Tracker()
                 source, next_frame = seen.source, seen.frame + 1
@@ -113,35 +174,6 @@ class Analyst:
                 if position % PART_FRAMES == 0:
                     yield rows.take(), After(position, next_frame, tracker.state())
             yield rows.take(), After(position, next_frame, tracker.state(), ended=True)
-
-    def _watch(self, frames: Iterable[tuple[str, Frame]]) -> Iterator[Seen]:
-        """Faces of every frame, found in parallel, given in order."""
-        waiting: deque[Future[Seen]] = deque()
-        ahead = _ahead(frames, DECODED_AHEAD)
-        try:
-            for source, frame in ahead:
-                waiting.append(self._pool.submit(self._see, source, frame))
-                if len(waiting) > self._threads + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            ahead.close()
-            for future in waiting:
-                future.cancel()
-
-    def _see(self, source: str, frame: Frame) -> Seen:
-        seen = Seen(source, frame.index, frame.time, frame.error)
-        if frame.image is None:
-            return seen
-        try:
-            seen.faces = find_faces(self._finder, source, frame.index, frame.image)
-        except HonneError as error:
-            seen.error = error.what
-        for face in seen.faces:
-            face.quality = quality(frame.image, face)
-            seen.crops.append(self.model.alignment.crop(frame.image, face))
-        return seen
 
 
 class _Rows:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -24,12 +24,15 @@ from honne.analysis.parts import PART_FRAMES, After, Parts, now
 from honne.analysis.pipeline import Analyst
 from honne.analysis.settings import Baseline, Settings, Smoothing
 from honne.analysis.smoothing import smoothed
-from honne.analysis.table import OUTPUTS_ARE, Layout
+from honne.analysis.table import OUTPUTS_ARE, Explained, Layout
 from honne.analysis.writers import write_table, writing
 from honne.data.manifest import replacing
 from honne.errors import HonneError
 from honne.faces.media import Frame, open_media
 from honne.models import Model
+
+if TYPE_CHECKING:
+    from honne.analysis.explaining import Explaining
 
 SHOWN_FAILURES = 20
 
@@ -60,16 +63,18 @@ class Task:
         model: what predicts.
         settings: the user's choices.
         out: folder of the results.
+        explaining: explains the faces, where that is wanted; reading works without it.
     """
 
     input: Input
     model: Model
     settings: Settings
     out: Path
+    explaining: Explaining | None = None
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout(self.model.schema, corrected=self.settings.baseline != "none")
+        return Layout(self.model.schema, self.settings.baseline != "none", self.settings.explain)
 
     @cached_property
     def input_sha256(self) -> str | None:
@@ -104,7 +109,7 @@ class Task:
 
     @property
     def recording(self) -> Path:
-        """A camera's pictures, kept until the annotated clip is made from them."""
+        """A camera's pictures, kept until they are annotated or explained."""
         return self.parts.folder / "recording.mp4"
 
     def finished(self) -> Done | None:
@@ -173,7 +178,7 @@ class Task:
                 number += 1
 
     def _recorded(self, frames: Iterator[tuple[str, Frame]]) -> Iterator[tuple[str, Frame]]:
-        if self.input.kind != "camera" or not self.settings.video:
+        if self.input.kind != "camera" or not (self.settings.video or self.settings.explain):
             yield from frames
             return
         from honne.analysis.video import ClipWriter
@@ -185,10 +190,13 @@ class Task:
                 yield source, frame
 
     def finish(self) -> Done:
-        """From the parts to the table, its provenance and the annotated pictures; then the parts go."""
+        """From the parts to the table, its provenance, the annotated and the explained pictures; then the parts go."""
         counted, earlier = _Counted(), self._earlier()
+        explained = self._explain()
         with writing(self.table), replacing(self.table) as path:
             rows = counted.watch(self.rows())
+            if explained is not None:
+                rows = (self.layout.with_explained(part, explained) for part in rows)
             write_table(path, rows, self.layout, self.settings.format, self.settings.names)
         annotated = self._annotate() if self.settings.video else None
         note = {
@@ -202,6 +210,7 @@ class Task:
             | self.identity["input"],
             "table": self.table.name,
             "annotated": annotated,
+            "explained": self._explanations.name if explained else None,
             "columns": [column.name for column in self.layout.columns],
             "started": self.parts.started(),
             "ended": now(),
@@ -231,6 +240,23 @@ class Task:
         for part in smoothed(self.parts.read(), self.layout, smoothing):
             yield self.layout.decide(part, self.model.thresholds, self.abstain)
 
+    @property
+    def _explanations(self) -> Path:
+        return self.out / f"{self.input.name}_explained"
+
+    def _explain(self) -> Explained | None:
+        """Position and face -> what the table says of its explanation; None if none are wanted."""
+        if not self.settings.explain or self.explaining is None:
+            return None
+        every: Literal["frame", "second"] = "frame" if self.input.kind == "stills" else "second"
+        return self.explaining.run(self._again(), self.rows(), self._explanations, self.settings.to_dict(), every)
+
+    def _again(self) -> Iterator[tuple[str, Frame]]:
+        """The frames that were read, once more; of a camera those that were kept."""
+        if self.input.kind == "camera" and self.recording.is_file():
+            return ((self.input.title, frame) for frame in open_media(self.recording).frames())
+        return self.input.frames(None if self.input.kind == "stills" else self.settings.fps)
+
     def _annotate(self) -> str | None:
         """Name of the annotated clip, or folder of annotated stills; None if nothing could be read."""
         from honne.analysis.video import annotate_clip, annotate_stills
@@ -239,14 +265,11 @@ class Task:
         if self.input.kind == "stills":
             target = self.out / f"{self.input.name}_annotated"
             with writing(target):
-                some = annotate_stills(self.input.frames(None), self.rows(), target, self.layout, caption)
+                some = annotate_stills(self._again(), self.rows(), target, self.layout, caption)
             return target.name if some else None
-        frames = self.input.frames(self.settings.fps)
-        if self.input.kind == "camera" and self.recording.is_file():
-            frames = ((self.input.title, frame) for frame in open_media(self.recording).frames())
         target = self.out / f"{self.input.name}_annotated.mp4"
         with writing(target), replacing(target) as path:
-            some = annotate_clip(frames, self.rows(), path, self.layout, caption)
+            some = annotate_clip(self._again(), self.rows(), path, self.layout, caption)
             path.touch()
         if not some:
             target.unlink()

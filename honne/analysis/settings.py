@@ -89,6 +89,7 @@ class Settings:
     baseline: str = "none"
     names: Names = "honne"
     abstain: float | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.fps is not None and not self.fps > 0:

@@ -21,6 +21,9 @@ OUTPUTS_ARE = "predicted apparent expression"
 POSITION = "_position"
 """Column of raw parts only: number of the analysed frame (or picture) in its input, from 0, without gaps."""
 
+Explained = dict[tuple[int, int], tuple[str | None, float]]
+"""Position and face -> action units of an explanation, and its agreement (NaN where there is none)."""
+
 _CORRECTED = "_baseline_corrected"
 _DIFFERENCE = {"0..1": "-1..1", "-1..1": "-2..2"}  # range of a figure -> range of its difference from a baseline
 
@@ -65,6 +68,12 @@ WHERE = (
 )
 """The columns of every table, whatever the model."""
 
+EXPLAINED = (
+    Column("attention_au", pa.string(), "action units whose regions the model's map sits on, best first"),
+    Column("au_agreement", pa.float32(), "cosine of the model's map with the codebook's of the expression", "0..1"),
+)
+"""The columns that explanations add; null in rows that were not explained."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -73,10 +82,12 @@ class Layout:
     Args:
         labels: what the model predicts.
         corrected: whether columns corrected by a baseline are wanted.
+        explained: whether the columns of explanations are wanted.
     """
 
     labels: LabelSchema
     corrected: bool = False
+    explained: bool = False
 
     @property
     def probabilities(self) -> list[Column]:
@@ -125,6 +136,7 @@ class Layout:
                 Column(each.name + _CORRECTED, pa.float32(), less.format(each.name), _DIFFERENCE[each.unit])
                 for each in (self.correctable if self.corrected else [])
             ),
+            *(EXPLAINED if self.explained else ()),
         ]
 
     @property
@@ -189,6 +201,19 @@ class Layout:
         """Add the columns corrected by a baseline, (rows, K) in the order of `correctable`; NaN becomes null."""
         for column, each in zip(self.correctable, values.T, strict=True):
             rows = rows.append_column(column.name + _CORRECTED, _floats(each))
+        return rows
+
+    def with_explained(self, rows: pa.Table, explained: Explained) -> pa.Table:
+        """Add the columns of explanations.
+
+        Args:
+            rows: with their `POSITION`.
+            explained: what they say; other rows get null.
+        """
+        places = zip(rows[POSITION].to_pylist(), rows["face"].to_pylist(), strict=True)
+        found = [explained.get(place, (None, None)) for place in places]
+        for column, each in zip(EXPLAINED, zip(*found, strict=True) if found else ((), ()), strict=True):
+            rows = rows.append_column(column.name, pa.array(each, column.type, from_pandas=True))
         return rows
 
 

@@ -1,7 +1,7 @@
 """Class activation maps: each kind is one small function of a layer's activations A and their gradients g.
 
 A is (B, D, h, w); g has the same shape: the derivative of each sample's own target logit. Every function gives raw maps
-(B, h, w); `normalise` brings them to [0, 1]. `variant="released"` elsewhere means what the code published with
+(B, h, w); `normalise` brings them to [0, 1]. The variant `released` is what the code published with
 Belharbi et al. (FG 2024) computes, slips included.
 """
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 SMOOTH = "smoothgradcam++"
 CLASS_MAPS = ("class_map", "tscam")
 REGIONS = "regions"
-KINDS = (*GRADIENT_MAPS, SMOOTH, "scorecam", "sscam", "iscam", *CLASS_MAPS, REGIONS, "attention")
+SCORE_MAPS = ("scorecam", "sscam", "iscam")
+RELEASED = ("gradcam++:released", *(f"{kind}:released" for kind in SCORE_MAPS))
+KINDS = (*GRADIENT_MAPS, SMOOTH, *SCORE_MAPS, *CLASS_MAPS, REGIONS, "attention", *RELEASED)
 
 NOISY_IMAGES, IMAGE_NOISE = 4, 0.3  # smoothgradcam++: passes, standard deviation in units of normalised images
 
@@ -64,7 +66,6 @@ def class_activation_map(
     layer: str = LAST,
     *,
     attended: Sequence[str] = (),
-    variant: Variant = "right",
     chunk: int = 64,
 ) -> Maps:
     """Map of every image of a batch, of its target class.
@@ -77,11 +78,10 @@ def class_activation_map(
             `tscam`: that times the attention of the class token (Gao et al., ICCV 2021). `attention`: mean over the
             layer's channels, of no class in particular. `regions`: the action-unit regions that a model with such a
             head draws. The others: `honne.explain.cams`; smoothgradcam++ costs 5
-            forward passes, scorecam one per channel, iscam 10 and sscam 35 per channel.
+            forward passes, scorecam one per channel, iscam 10 and sscam 35 per channel. Those that end in
+            `:released` are computed as the code published with Belharbi et al. (FG 2024) does.
         layer: number, or `last` (`honne.networks.layers`).
         attended: layers whose attention is wanted from the same pass; none = `layer`.
-        variant: `released` computes gradcam++, scorecam, sscam and iscam as the code published with
-            Belharbi et al. (FG 2024) does.
         chunk: masked images per forward pass of scorecam, sscam and iscam.
 
     Raises:
@@ -91,6 +91,8 @@ def class_activation_map(
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, 1)
         raise WrongCall(f"unknown map '{kind}'.", f"Did you mean {near[0]}?" if near else f"Known: {', '.join(KINDS)}.")
+    kind, _, way = kind.partition(":")
+    variant: Variant = "released" if way else "right"
     if kind in (*CLASS_MAPS, REGIONS) and layer != LAST:
         raise WrongCall(f"map '{kind}' is of the network's last layer, not of layer '{layer}'.", "Leave the layer out.")
     if not model.schema.expressions:

@@ -21,7 +21,7 @@ from honne.console import say
 from honne.errors import HonneError, WrongCall
 from honne.models import Model
 
-SYSTEMS = ("dmue",)
+SYSTEMS = ("dmue", "au_cues")
 
 
 def import_model(
@@ -39,11 +39,12 @@ def import_model(
     is found out from its entries.
 
     Args:
-        system: that wrote the checkpoint: dmue.
-        files: of the checkpoint.
+        system: that wrote the checkpoint: dmue or au_cues.
+        files: of the checkpoint; au_cues: the folder of a model, with config_model.yaml and model.pt.
         out: folder of the model to write.
         labels: the classes in the order of the outputs: a set of that order, as rafdb or sfew, or names separated by
-            commas. Default: what the system's published weights have (dmue: the eight of affectnet8).
+            commas. Default: what the system's published weights have (dmue: the eight of affectnet8; au_cues: the seven
+            of au_cues).
         stem: dmue, ResNet-18: released has no ReLU and pools 2 x 2, as the published weights need; standard is
             everybody's ResNet-18. Default: released.
         overwrite: replace the model in OUT.
@@ -90,9 +91,12 @@ def _card(model: Model) -> str:
         "input": f"{model.alignment.size} px, alignment `{model.alignment.kind}`",
         "licence of the weights": config.licence["weights"],
     }
+    if published := config.training.get("published"):
+        figures = ", ".join(f"{name} {value}" for name, value in published.items() if isinstance(value, float))
+        facts["published"] = f"{figures}, on {published['data']} {published['split']} ({published['source']})"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"# {config.name}\n\n{RESPONSIBLE_USE}\n\n| | |\n|---|---|\n{rows}\n\n## Limits\n\n"
-        "- Not trained, measured or calibrated here: no figure of it is known until `honne evaluate` gives one.\n"
+        "- Not trained, measured or calibrated here: no other figure of it is known until `honne evaluate` gives one.\n"
         "- Faces are cropped nearly, not exactly, as they were in training (documentation: honne import).\n"
     )

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 from honne.data.cropping import DMUE_TEMPLATE
 from honne.data.manifest import sha256
 from honne.errors import HonneError, WrongCall
 from honne.faces.align import Alignment
-from honne.labels import LabelSchema, expression_set
+from honne.interop.classes import classes
+from honne.labels import LabelSchema
 from honne.models import Model, ModelConfig
 from honne.networks import build
-from honne.networks.checkpoints import plain_tensors
+from honne.networks.checkpoints import plain_tensors, require_finite, require_fit, some
 
 Entry = TypeVar("Entry")
 Kind = Literal["training checkpoint", "converted checkpoint", "face pre-training"]
@@ -26,7 +26,6 @@ PUBLISHED = "affectnet8"
 ALIGNMENT = Alignment("points", 224, template=DMUE_TEMPLATE, centre=224 / 256)
 OURS = {"base.": "backbone.", "bottleneck.": "neck.", "classifiers.0.": "expression."}
 EXPONENT = "backbone.global_pool.p"
-SHOWN = 3
 CITE = """@inproceedings{she2021dmue,
   title = {Dive into Ambiguity: Latent Distribution Mining and Pairwise Uncertainty Estimation for Facial Expression
            Recognition},
@@ -74,7 +73,9 @@ def read(
     }
     schema = LabelSchema(expressions)
     network = build("face", options, schema)
-    network.load_state_dict(_fitting(path, own_names(entries), network.state_dict(), options["backbone"]), strict=False)
+    renamed = own_names(entries)
+    require_fit(path, renamed, network.state_dict(), options["backbone"], _READS, _theirs)
+    network.load_state_dict(renamed, strict=False)
     config = ModelConfig(
         name=name,
         method="dmue",
@@ -134,13 +135,12 @@ def _exponents(entries: Mapping[str, Tensor]) -> list[str]:
 def _opened(path: Path) -> tuple[Kind, dict[str, Tensor]]:
     """What the file is, and its target model in the original's names."""
     entries = {key.removeprefix("module."): value for key, value in plain_tensors(path).items()}
-    if broken := next((key for key, value in entries.items() if not torch.isfinite(value).all()), None):
-        raise HonneError(f"{path}: '{broken}' holds values that are not finite.", "Download or save the file again.")
+    require_finite(path, entries)
     if any(key.startswith("feat_net.") for key in entries):
         trunk = [key for key in entries if key.startswith("feat_net.") and "fc" not in key.split(".")]
         return "face pre-training", {f"base.{key.removeprefix('feat_net.')}": entries[key] for key in trunk}
     if not any(key.startswith("base.") for key in entries):
-        raise HonneError(f"{path}: not a checkpoint of DMUE; it holds {_some(list(entries))}.", _READS)
+        raise HonneError(f"{path}: not a checkpoint of DMUE; it holds {some(list(entries))}.", _READS)
     if not any(key.startswith("base.layer4_") for key in entries):
         if "classifiers.0.weight" not in entries:
             raise HonneError(f"{path}: not a whole checkpoint of DMUE; it has no classifier.", _READS)
@@ -155,22 +155,11 @@ def _opened(path: Path) -> tuple[Kind, dict[str, Tensor]]:
 
 
 def _expressions(path: Path, classifier: Tensor | None, labels: str | None) -> tuple[str, ...]:
-    if classifier is None:
-        if labels is not None:
-            raise WrongCall(f"--labels: {path} has no classes.", "Leave it out.")
-        return ()
-    expressions = expression_set(labels or PUBLISHED).expressions
-    if len(classifier) == len(expressions):
-        return expressions
-    if labels is None:
-        raise HonneError(
-            f"{path}: has {len(classifier)} classes, and does not say which.",
-            "Say so in the order of its outputs: --labels rafdb, --labels sfew, or names separated by commas.",
-        )
-    raise HonneError(
-        f"{path}: has {len(classifier)} classes, but --labels names {len(expressions)}: {', '.join(expressions)}.",
-        "Name the classes in the order of its outputs.",
-    )
+    if classifier is not None:
+        return classes(path, len(classifier), labels, PUBLISHED)
+    if labels is not None:
+        raise WrongCall(f"--labels: {path} has no classes.", "Leave it out.")
+    return ()
 
 
 def _backbone(entries: Mapping[str, Tensor], stem: Literal["released", "standard"] | None) -> str:
@@ -181,28 +170,10 @@ def _backbone(entries: Mapping[str, Tensor], stem: Literal["released", "standard
     return "resnet50_ibn_a" if "base.layer1.0.bn1.IN.weight" in entries else "resnet50"
 
 
-def _fitting(path: Path, entries: dict[str, Tensor], own: dict[str, Tensor], backbone: str) -> dict[str, Tensor]:
-    """The entries, if they are those of the network; batch counters may be absent."""
-    missing = [key for key in own if key not in entries and not key.endswith(".num_batches_tracked")]
-    unknown = [key for key in entries if key not in own]
-    other = [key for key in entries if key in own and own[key].shape != entries[key].shape]
-    shapes = [f"{_theirs(key)} {tuple(entries[key].shape)} instead of {tuple(own[key].shape)}" for key in other]
-    found = {"lacks": [*map(_theirs, missing)], "has besides": [*map(_theirs, unknown)], "has of other shape": shapes}
-    if missing or unknown or other:
-        sentence = "; ".join(f"{what} {_some(keys)}" for what, keys in found.items() if keys)
-        raise HonneError(f"{path}: does not fit {backbone}: it {sentence}.", _READS)
-    return entries
-
-
 def _theirs(key: str) -> str:
     """The original's name of one of our entries."""
     start = next((start for start, ours in OURS.items() if key.startswith(ours)), "")
     return start + key.removeprefix(OURS.get(start, ""))
-
-
-def _some(keys: list[str]) -> str:
-    more = len(keys) - SHOWN
-    return ", ".join(keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 _READS = "DMUE's training, conversion and pre-training write ResNet-18 and ResNet-50-IBN-a; only these are read."

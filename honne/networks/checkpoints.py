@@ -39,14 +39,10 @@ def plain_tensors(path: Path) -> dict[str, Tensor]:
             "Files that could run code are never loaded; save the state dict alone, best as .safetensors.",
         ) from error
     entries = content.get("state_dict", content) if isinstance(content, dict) else {}
-    parts = [({"": value} if isinstance(value, Tensor) else value, str(name)) for name, value in entries.items()]
-    tensors = {
-        f"{part}.{name}".rstrip("."): value
-        for values, part in parts
-        if isinstance(values, Mapping)
-        for name, value in values.items()
-        if isinstance(value, Tensor)
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in entries.items():
+        inner = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+        tensors |= {str(key): entry for key, entry in inner.items() if isinstance(entry, Tensor)}
     if not tensors:
         raise HonneError(f"{path}: holds no tensors by name.", "Save a state dict: names and tensors.")
     return tensors

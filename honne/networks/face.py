@@ -222,6 +222,8 @@ def keep_maps_large(backbone: nn.Module) -> None:
 def load_weights(module: nn.Module, path: Path) -> list[str]:
     """Load the entries of a weights file whose name and shape fit; returns the names left as they were.
 
+    Names may begin with the part of a whole that was stored (`backbone.`, `model.`), or be those of a trunk alone.
+
     Args:
         module: usually the backbone.
         path: `.safetensors`, a PyTorch state dict that holds nothing but tensors, or the folder of a model, whose
@@ -231,9 +233,12 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
         HonneError: the file is missing, could run code, or has nothing that fits.
     """
     entries = plain_tensors(path / "model.safetensors" if path.is_dir() else path)
-    entries = {name.removeprefix("backbone."): value for name, value in entries.items()}
     own = module.state_dict()
-    fitting = {name: value for name, value in entries.items() if name in own and own[name].shape == value.shape}
+    fitting: dict[str, Tensor] = {}
+    for before, put in (("backbone.", ""), ("model.", ""), ("", "trunk.")):
+        named = {put + name.removeprefix(before): value for name, value in entries.items()}
+        some = {name: value for name, value in named.items() if name in own and own[name].shape == value.shape}
+        fitting = max(fitting, some, key=len)
     if not fitting:
         raise HonneError(
             f"{path}: none of its {len(entries)} entries fits this network.", "Is it for another backbone?"
