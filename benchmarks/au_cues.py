@@ -48,13 +48,6 @@ from honne.models import load
 
 BUDGET: dict[str, Any] = {
     "model.backbone": "face_resnet",
-    # The last stage keeps the third one's size: 6 x 6 positions of a 48 px face, 8 x 8 of 64 px.
-    "model.backbone_options": {
-        "channels": [16, 32, 64, 128],
-        "layers": [1, 1, 1, 1],
-        "stem_width": 8,
-        "output_stride": 16,
-    },
     "model.mean": [0.507] * 3,
     "model.std": [0.255] * 3,
     "model.dropout": 0.1,
@@ -69,6 +62,14 @@ BUDGET: dict[str, Any] = {
     "trainer.monitor": "last",
     "trainer.precision": "bf16-mixed",
 }
+NARROW = {"channels": [16, 32, 64, 128], "layers": [1, 1, 1, 1], "stem_width": 8}
+RESOLUTIONS: dict[str, dict[str, Any]] = {
+    "fine": {"model.backbone_options": NARROW, "model.large_maps": True},
+    "coarse": {"model.backbone_options": NARROW | {"output_stride": 16}},
+}
+"""How many positions the last map has: a sixteenth (fine) or a sixty-fourth (coarse) of the pixels, 12 x 12 or 6 x 6 of
+a 48 px face; of 64 px 16 x 16 or 8 x 8."""
+RESOLUTION = {"ferplus": "fine", "world": "coarse"}
 EPOCHS = {"ferplus": 20, "world": 15}
 WORLD = {
     "n": 7000,
@@ -102,10 +103,14 @@ def prepared(kind: str, arguments: argparse.Namespace) -> Path:
 
 def train(kind: str, weight: float, seed: int, data: Path, arguments: argparse.Namespace) -> Path:
     """The model of one run, trained in a process of its own unless it is there."""
-    run = Path(arguments.out) / f"{kind}-weight{weight:g}-seed{seed}"
+    run = Path(arguments.out) / f"{kind}-{arguments.resolution}-weight{weight:g}-seed{seed}"
     if (run / "model" / "config.yaml").is_file():
         return run / "model"
-    overrides = BUDGET | {"trainer.epochs": arguments.epochs or EPOCHS[kind], "trainer.seed": seed}
+    overrides = (
+        BUDGET
+        | RESOLUTIONS[arguments.resolution]
+        | {"trainer.epochs": arguments.epochs or EPOCHS[kind], "trainer.seed": seed}
+    )
     overrides |= {"au_cues.weight": weight}
     words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
     call = [sys.executable, "-m", "honne", "train", "erm", "--data", str(data), "--out", str(run), *words]
@@ -210,12 +215,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train", type=int, default=8000, help="training rows of FER+; 0 = all")
     parser.add_argument("--epochs", type=int, default=0, help="default: 20 for ferplus, 15 for world")
+    parser.add_argument("--resolution", choices=list(RESOLUTIONS), help="default: fine for ferplus, coarse for world")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--picture", type=Path, help="of drawn faces, FILE.png; for the world only")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     arguments = parser.parse_args()
     if arguments.kind == "ferplus" and (arguments.data is None or arguments.picture):
         parser.error("ferplus needs --data, and its faces are not for showing")
+    arguments.resolution = arguments.resolution or RESOLUTION[arguments.kind]
     data = prepared(arguments.kind, arguments)
     tasks = [(weight, seed) for seed in arguments.seeds for weight in (0.0, arguments.weight)]
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -250,8 +257,9 @@ def main() -> None:
     say(table(title, ("", "accuracy", *shown.values()), lines))
     nulls = [(text, cell(values[0.0][name], draws[0.0][name])) for name, text in NULLS.items()]
     say(table("What a map gets that knows nothing", ("in place of the map", "cosine"), nulls))
-    with replacing(Path(arguments.out) / f"{arguments.kind}-{arguments.split}-weight{arguments.weight:g}.json") as path:
-        record = {"budget": BUDGET, "epochs": arguments.epochs or EPOCHS[arguments.kind], "seeds": arguments.seeds}
+    with replacing(Path(arguments.out) / f"{arguments.kind}-{arguments.resolution}-{arguments.split}.json") as path:
+        record: dict[str, Any] = {"budget": BUDGET | RESOLUTIONS[arguments.resolution], "weight": arguments.weight}
+        record |= {"epochs": arguments.epochs or EPOCHS[arguments.kind], "seeds": arguments.seeds}
         path.write_text(json.dumps(record | {"table": lines, "nulls": nulls}, indent=2), encoding="utf-8")
 
 

@@ -56,11 +56,18 @@ def compare(
         raise WrongCall(f"--replicates: {replicates} is not a number of bootstrap replicates.", "Give 1 or more.")
     (first, one), (second, other) = read_evaluation(Path(a)), read_evaluation(Path(b))
     _require_same(first, second, one, other, f"{a} and {b}")
-    names = _chosen(metric, [name for name in first["metrics"] if name in second["metrics"]])
+    left, right = _measures(first), _measures(second)
+    names, notes = [name for name in left if name in right], first["notes"] + second["notes"]
+    if len(cues := {_cues(each) for each in (first, second)} - {""}) > 1:
+        names = [name for name in names if name in first["metrics"]]
+        notes.append(f"Explanations are not compared: their heat maps are of {' and of '.join(sorted(cues))}.")
+    if len(kinds := {each["explanations"]["kind"] for each in (first, second) if "explanations" in each}) > 1:
+        notes.append(f"Class activation maps of different kinds are compared: {' and '.join(sorted(kinds))}.")
+    names = _chosen(metric, names)
 
     def difference(weight: Tensor | None) -> dict[str, Tensor]:
-        left, right = figures(one, weight), figures(other, weight)
-        return {name: right[name] - left[name] for name in names}
+        mine, theirs = figures(one, weight), figures(other, weight)
+        return {name: theirs[name] - mine[name] for name in names}
 
     draws = bootstrap(difference, one.clusters, replicates, seed)
     values = difference(None)
@@ -70,13 +77,13 @@ def compare(
         "b": second["model"],
         **{key: first[key] for key in ("data", "split", "rows", "resampled", "clusters")},
         **{key: first[key] or second[key] for key in ("in_sample", "selected_on")},
-        "notes": list(dict.fromkeys(first["notes"] + second["notes"])),
+        "notes": list(dict.fromkeys(notes)),
         "seed": seed,
         "replicates": replicates,
         "metrics": {
             name: {
-                "a": first["metrics"][name]["value"],
-                "b": second["metrics"][name]["value"],
+                "a": left[name]["value"],
+                "b": right[name]["value"],
                 **_line(name, values[name], draws[name]),
             }
             for name in names
@@ -114,6 +121,16 @@ def mcnemar(right: Tensor, also: Tensor) -> dict[str, Any]:
     a_only, b_only = int((right & ~also).sum()), int((also & ~right).sum())
     p = stats.binomtest(a_only, a_only + b_only).pvalue if a_only + b_only else 1.0
     return {"a_only": a_only, "b_only": b_only, "p": float(p)}
+
+
+def _measures(result: dict[str, Any]) -> dict[str, Any]:
+    return result["metrics"] | result.get("explanations", {}).get("measures", {})
+
+
+def _cues(result: dict[str, Any]) -> str:
+    """What the heat maps show that explanations were measured against."""
+    found = result.get("explanations")
+    return f"{found['cue']} ({found['codebook']})" if found else ""
 
 
 def _right(rows: Scored) -> Tensor:

@@ -16,11 +16,15 @@ from honne import metrics
 from honne.console import say
 from honne.data.manifest import PreparedData, sha256
 from honne.errors import HonneError, WrongCall
+from honne.evaluation import explaining
+from honne.evaluation.explaining import Extent
 from honne.evaluation.printing import evaluation_tables
 from honne.evaluation.running import beside_labels, run_model
 from honne.evaluation.scoring import Estimates, Scored, cluster_rows, estimate
 from honne.evaluation.storing import write_evaluation
 from honne.evaluation.vocabulary import Units, shared_vocabulary
+from honne.explain.measuring import Explaining
+from honne.methods.au_cues import Cue
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
 from honne.models import device as device_named
@@ -44,6 +48,11 @@ def evaluate(
     merge: str = "",
     drop: str = "",
     units: Units = "same",
+    explanations: Extent = "none",
+    map: str | None = None,
+    cue: Cue | None = None,
+    codebook: str | None = None,
+    explained_faces: int = 200,
     replicates: int = 1000,
     seed: int = 0,
     batch_size: int = 32,
@@ -68,8 +77,15 @@ def evaluate(
         drop: classes to leave out, with commas between them: rows labelled so are not measured, predictions are
             rescaled without them.
         units: same: model and data must code the same action units; common: measure those that both code.
+        explanations: agreement measures how attention and class activation maps sit on the heat maps of a codebook,
+            beside what maps get that know nothing of the face (needs landmarks); full also measures insertion, deletion
+            and what is left of the maps when weights are drawn anew.
+        map: class activation map to measure; unset = the model's own.
+        cue: what heat maps show; unset = as in training, else the action units of the expression.
+        codebook: facs, reference or a YAML file; unset = as in training, else facs.
+        explained_faces: with full, how many faces insertion, deletion and weights drawn anew are measured on.
         replicates: number of bootstrap replicates.
-        seed: seed of the bootstrap.
+        seed: seed of the bootstrap, and of the choice of faces.
         batch_size: images at once; does not change the result.
         workers: loading processes.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 and so on.
@@ -82,7 +98,7 @@ def evaluate(
         HonneError: an empty split, label schemas that differ, or nothing labelled.
         WrongCall: an option that makes no sense.
     """
-    path = _checked(out, replicates)
+    path = _checked(out, replicates, explained_faces)
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
     rows = opened.split(split)
     if not isinstance(model, Model):
@@ -92,6 +108,7 @@ def evaluate(
     clusters, resampled = cluster_rows(opened.rows.iloc[rows])
     outputs = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
     scored = beside_labels(outputs, model, opened, vocabulary, clusters)
+    asked = Explaining.of(model, map, cue=cue, codebook=codebook)
     labelled = scored.labelled()
     if not any(labelled.values()):
         raise HonneError(
@@ -114,7 +131,16 @@ def evaluate(
         "clusters": int(clusters.max()) + 1,
     }
     result |= seen_before(model, result["data"], split)
-    result |= _figures(scored, estimate(scored, replicates, seed))
+    result |= _published(model, opened, split, result["notes"])
+    if explanations != "none":
+        checked = explained_faces if explanations == "full" else 0
+        scored.explained = explaining.explain(
+            model, opened, split, vocabulary, asked, checked=checked, batch_size=batch_size, workers=workers, seed=seed
+        )
+    estimates = estimate(scored, replicates, seed)
+    result |= _figures(scored, estimates)
+    if scored.explained:
+        result["explanations"] = explaining.explanations(scored, estimates, asked)
     if path:
         from honne.evaluation.picture import draw  # matplotlib only where a picture is wanted
 
@@ -129,7 +155,9 @@ def evaluate(
     return result
 
 
-def _checked(out: str | Path | None, replicates: int) -> Path | None:
+def _checked(out: str | Path | None, replicates: int, explained_faces: int) -> Path | None:
+    if explained_faces < 1:
+        raise WrongCall(f"--explained-faces: {explained_faces} is not a number of faces.", "Give 1 or more.")
     if replicates < 1:
         raise WrongCall(f"--replicates: {replicates} is not a number of bootstrap replicates.", "Give 1 or more.")
     if out is not None and Path(out).suffix != ".json":
@@ -157,17 +185,33 @@ def seen_before(model: Model, data: dict[str, str], split: str) -> dict[str, boo
     }
 
 
+def _published(model: Model, data: PreparedData, split: str, notes: list[str]) -> dict[str, Any]:
+    """The published figures that a model repeats, if any; notes where they are of other rows."""
+    published = model.config.training.get("published")
+    if not published:
+        return {}
+    schema, wanted = data.schema, (published.get("data"), published.get("split"))
+    if wanted not in {(schema.reader, split), (schema.options.get("dataset"), split)}:
+        notes.append(
+            f"The published figures are of {wanted[0]}, {wanted[1]}; these are of {schema.name} (reader"
+            f" {schema.reader}), {split}."
+        )
+    return {"published": published}
+
+
 def _list(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _figures(scored: Scored, estimates: Estimates) -> dict[str, Any]:
-    found: dict[str, Any] = {"metrics": {name: asdict(each) for name, each in estimates.overall.items()}}
+    own = {name: each for name, each in estimates.classes.items() if name not in scored.explained}
+    overall = {name: asdict(each) for name, each in estimates.overall.items() if name not in scored.explained}
+    found: dict[str, Any] = {"metrics": overall}
     if scored.probabilities is not None and scored.expression is not None:
         confusion = metrics.confusion_matrix(scored.probabilities, scored.expression)
         found["confusion"] = confusion.long().tolist()
         found["classes"] = {
-            name: {"rows": int(confusion[code].sum())} | _column(estimates.classes, code)
+            name: {"rows": int(confusion[code].sum())} | _column(own, code)
             for code, name in enumerate(scored.schema.expressions)
         }
         diagram = metrics.reliability(scored.probabilities, scored.expression)

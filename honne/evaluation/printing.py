@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -9,10 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from honne.console import table
+from honne.explain.checking import ORDERS, STAGES
+from honne.explain.measuring import NULLS
 from honne.metrics.resampling import Estimate
 
 FEW_CLUSTERS = 20
-ACRONYMS = frozenset({"f1", "nll", "ece", "kl", "js", "emd", "ccc", "rmse", "au", "auc", "mtl"})
+ACRONYMS = frozenset({"f1", "nll", "ece", "kl", "js", "emd", "ccc", "rmse", "au", "auc", "mtl", "att", "cam", "cos"})
+CURVES, RANKS, AGREEMENT = ("deletion", "insertion"), ("cam_rank", "att_rank"), ("att_cos", "cam_cos")
 UNIT_COLUMNS = ("f1", "balanced_accuracy", "auc")  # what fits on 80 columns; the file has them all
 
 
@@ -47,15 +51,67 @@ def resampled(result: dict[str, Any]) -> str:
 def evaluation_tables(result: dict[str, Any]) -> list[str | Table]:
     """Warnings, the figures with their intervals, and the tables by class and by action unit."""
     title = f"{result['model']['name']} on {result['data']['name']}, {result['split']}: {result['rows']:,} rows"
-    figures = ((name_of(name), shown(entry)) for name, entry in result["metrics"].items())
-    overall = _plain(title, ("measure", f"value [95 % over {resampled(result)}]"), figures)
+    overall = _plain(title, *_beside_published(f"value [95 % over {resampled(result)}]", result["metrics"], result))
     parts: list[str | Table] = [*_warnings(result), overall]
     if "classes" in result:
         columns = ("rows", "precision", "recall", "f1")
         parts.append(_by("class", columns, result["classes"]))
     if "units" in result:
         parts.append(_by("unit", ("rows", "present", *UNIT_COLUMNS), result["units"]))
+    return parts + explanation_tables(result)
+
+
+def _beside_published(
+    heading: str, metrics: dict[str, Any], result: dict[str, Any], nulls: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Columns and rows of figures, beside null baselines and the published figures that there are."""
+    published = {name: f"{value:.3f}" for name, value in result.get("published", {}).items() if name in metrics}
+    columns = ("measure", heading, *nulls, *(["published"] if published else []))
+    rows = [
+        [name_of(name), shown(entry)]
+        + [f"{entry['nulls'][null]['value']:.3f}" if null in entry["nulls"] else "-" for null in nulls]
+        + ([published.get(name, "")] if published else [])
+        for name, entry in metrics.items()
+    ]
+    return columns, rows
+
+
+def explanation_tables(result: dict[str, Any]) -> list[str | Table]:
+    """Agreement beside what maps get that know nothing of the face, by class, and the checks that were made."""
+    found = result.get("explanations")
+    if not found:
+        return []
+    title = (
+        f"Explanations: attention of layer {', '.join(found['layers'])} and {found['kind']} against"
+        f" {found['cue'].replace('_', ' ')} ({found['codebook']}), mean over classes; {found['faces']:,} faces"
+    )
+    parts: list[str | Table] = [_plain(title, *_beside_published("value [95 %]", found["measures"], result, NULLS))]
+    rows = (
+        [name, *(_with_interval(each, name) for name in AGREEMENT), *(_bare(each, f"{null}_cos") for null in NULLS)]
+        for name, each in found["classes"].items()
+    )
+    parts.append(_plain("Explanations by class", ("class", *map(name_of, AGREEMENT), *NULLS), rows))
+    if checks := found.get("checks"):
+        faces = f"{found['checked_faces']:,} faces, map of the class that is predicted"
+        curves = ([name, *(_with_interval(checks, f"{order}_{name}") for order in ORDERS)] for name in CURVES)
+        parts.append(_plain(f"Area under the curve by order of the pixels; {faces}", ("curve", *ORDERS), curves))
+        stages = (
+            [name_of(stage)]
+            + [_with_interval(checks, f"{stage}_{name}") for name in RANKS]
+            + [_bare(checks, f"{stage}_{name}") for name in AGREEMENT]
+            for stage in ("trained", *STAGES)
+        )
+        columns = ("weights drawn anew", *map(name_of, (*RANKS, *AGREEMENT)))
+        parts.append(_plain(f"Rank correlation with the map as trained, agreement left; {faces}", columns, stages))
     return parts
+
+
+def _with_interval(figures: dict[str, Any], name: str) -> str:
+    return shown(figures[name], digits=2) if name in figures else "-"
+
+
+def _bare(figures: dict[str, Any], name: str) -> str:
+    return f"{figures[name]['value']:.2f}" if name in figures else "-"
 
 
 def comparison_tables(result: dict[str, Any]) -> list[str | Table]:

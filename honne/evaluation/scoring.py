@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,14 @@ from torch import Tensor
 
 from honne import metrics
 from honne.batch import NOT_LABELLED
+from honne.explain.measuring import PREDICTED
 from honne.labels import LabelSchema
+from honne.metrics.attention import class_means, mean_over_classes
 from honne.metrics.resampling import Estimate, bootstrap, interval
+from honne.metrics.weighting import mean
 
+CHECK = "check_"
+"""Begins the names of figures of explanations that are means over a few faces, not over classes."""
 ERRORS = frozenset(
     {"nll", "brier", "ece", "ece_classwise", "vote_nll", "kl", "js", "emd", "rmse_valence", "rmse_arousal", "au_ece"}
 )
@@ -38,6 +43,7 @@ class Scored:
         affect: (N, 2) predicted valence and arousal.
         affect_labels: (N, 2), NaN where not labelled.
         uncertainty: (N,) in 0..1, of models that can say.
+        explained: name -> (N,) figures of each face's explanation, NaN where undefined.
     """
 
     schema: LabelSchema
@@ -53,6 +59,7 @@ class Scored:
     affect: Tensor | None = None
     affect_labels: Tensor | None = None
     uncertainty: Tensor | None = None
+    explained: dict[str, Tensor] = field(default_factory=dict)
 
     def labelled(self) -> dict[str, int]:
         """Rows with a label, by kind of label."""
@@ -84,6 +91,8 @@ def figures(rows: Scored, weight: Tensor | None = None) -> dict[str, Tensor]:
         found |= _affect(rows.affect, rows.affect_labels, weight)
     if rows.units is not None and rows.unit_labels is not None and rows.thresholds is not None:
         found |= _units(rows.units, rows.unit_labels, rows.thresholds, weight)
+    if rows.explained and rows.probabilities is not None:
+        found |= _explained(rows.explained, rows.probabilities, rows.expression, weight)
     if {"macro_f1", "au_f1", "ccc"} <= found.keys():
         found["mtl_score"] = found["ccc"] + found["macro_f1"] + found["au_f1"]
     return found
@@ -103,6 +112,22 @@ def _classes(probabilities: Tensor, target: Tensor, weight: Tensor | None) -> di
         "class:recall": scores.recall,
         "class:f1": scores.f1,
     }
+
+
+def _explained(
+    explained: dict[str, Tensor], probabilities: Tensor, target: Tensor | None, weight: Tensor | None
+) -> dict[str, Tensor]:
+    """Means over the labelled classes, or over the predicted ones where the name says so."""
+    found = {name: mean(values, weight) for name, values in explained.items() if name.startswith(CHECK)}
+    by_prediction = [name for name in explained if name.startswith(PREDICTED)]
+    by_label = [name for name in explained if name not in found and name not in by_prediction]
+    for names, classes in ((by_label, target), (by_prediction, probabilities.argmax(1))):
+        if names and classes is not None:
+            values = torch.stack([explained[name] for name in names], 1)
+            means = class_means(values, classes, probabilities.shape[1], weight)
+            found |= {f"class:{name}": means[..., place] for place, name in enumerate(names)}
+            found |= dict(zip(names, mean_over_classes(means).movedim(-1, 0), strict=True))
+    return found
 
 
 def _agreement(probabilities: Tensor, votes: Tensor, weight: Tensor | None) -> dict[str, Tensor]:

@@ -80,9 +80,8 @@ def predictions_table(scored: Scored) -> pa.Table:
         columns |= _columns([f"{prefix}au{unit:02d}" for unit in schema.action_units], values)
     for prefix, values in (("true_", scored.affect_labels), ("", scored.affect)):
         columns |= _columns([f"{prefix}valence", f"{prefix}arousal"], values)
-    return pa.table(
-        columns | _columns(["uncertainty"], None if scored.uncertainty is None else scored.uncertainty[:, None])
-    )
+    columns |= _columns(["uncertainty"], None if scored.uncertainty is None else scored.uncertainty[:, None])
+    return pa.table(columns | {name: pa.array(each.numpy(), pa.float32()) for name, each in scored.explained.items()})
 
 
 def _columns(names: list[str], values: Tensor | None) -> dict[str, pa.Array]:
@@ -118,4 +117,7 @@ def _scored(table: pa.Table, result: dict[str, Any]) -> Scored:
         thresholds=torch.tensor([result["thresholds"][unit] for unit in units]) if units else None,
         affect=stack(["valence", "arousal"]) if schema.valence_arousal else None,
         affect_labels=stack(["true_valence", "true_arousal"]) if schema.valence_arousal else None,
+        explained={
+            name: torch.tensor(table[name].to_numpy()) for name in result.get("explanations", {}).get("columns", ())
+        },
     )

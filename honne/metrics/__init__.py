@@ -18,6 +18,7 @@ from honne.metrics.ambiguity import (
     spearman,
     suggested_class,
 )
+from honne.metrics.attention import attention_cosine, class_means, energy_inside, mean_over_classes, pointing
 from honne.metrics.calibration import Reliability, binned_gap, brier, ece, ece_classwise, nll, reliability
 from honne.metrics.distributions import emd, js, kl, vote_hit
 from honne.metrics.expression import (
@@ -36,6 +37,7 @@ __all__ = [
     "Estimate",
     "Reliability",
     "accuracy",
+    "attention_cosine",
     "au_accuracy",
     "au_auc",
     "au_balanced_accuracy",
@@ -50,6 +52,7 @@ __all__ = [
     "ccc",
     "ccc_of",
     "chebyshev",
+    "class_means",
     "class_scores",
     "class_thresholds",
     "confusion_matrix",
@@ -57,6 +60,7 @@ __all__ = [
     "ece",
     "ece_classwise",
     "emd",
+    "energy_inside",
     "entropy",
     "full_distribution",
     "intersection",
@@ -65,11 +69,13 @@ __all__ = [
     "kl",
     "label_error",
     "macro_f1",
+    "mean_over_classes",
     "moments",
     "nll",
     "others",
     "p_value",
     "pearson",
+    "pointing",
     "reliability",
     "resampled",
     "rmse",

@@ -30,15 +30,14 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def comparable(attention: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, H, W) attention as it is compared with heat maps of a size: resized, shifted up to 0 if it goes below."""
-    seen = resized(attention, size)
-    return seen - seen.amin((1, 2), keepdim=True).clamp(max=0)
+    """(B, H, W) attention as it is compared with heat maps of a size: shifted up to 0 if it goes below, resized."""
+    return resized(attention - attention.amin((1, 2), keepdim=True).clamp(max=0), size)
 
 
 def attention_cosine(attention: Tensor, heatmaps: Tensor) -> Tensor:
     """ATT-COS of every face: cosine of its attention and its heat map; CAM-COS of class activation maps.
 
-    Attention is brought to the heat map's size; if it has negative values it is shifted up to 0.
+    Attention with negative values is shifted up to 0, then brought to the heat map's size.
 
     Args:
         attention: (B, h, w) mean of a layer's maps over the channels.

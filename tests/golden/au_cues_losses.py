@@ -110,7 +110,9 @@ def test_cutmix_of_images_heat_maps_and_labels(golden: Golden) -> None:
         (first, last, top, bottom),
         classes,
     )
-    assert mixed.images is not None and mixed.heatmaps is not None and mixed.labels.distribution is not None
+    assert mixed.images is not None
+    assert mixed.heatmaps is not None
+    assert mixed.labels.distribution is not None
     close(mixed.images, golden["images_out"])
     close(mixed.heatmaps, golden["au_heatmap_out"])
     kept = float(golden["lam"])

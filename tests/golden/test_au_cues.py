@@ -27,6 +27,11 @@ from au_cues_maps import (  # noqa: F401
     test_landmark_maps,
     test_region_maps,
 )
+from au_cues_measures import (  # noqa: F401
+    test_accuracy_and_confusion,
+    test_cosines_by_class_and_layer,
+    test_the_first_of_equally_good_epochs_is_kept,
+)
 from au_cues_networks import (  # noqa: F401
     test_acol,
     test_apvit,
