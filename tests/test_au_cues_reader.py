@@ -56,6 +56,7 @@ def test_folds_clean_and_as_published(tmp_path: Path, capsys: pytest.CaptureFixt
     assert prepare("au_cues", root, tmp_path / "clean") == 0
     clean = PreparedData(tmp_path / "clean")
     assert clean.schema.counts == {"train": 4, "valid": 0, "test": 2}
+    assert clean.schema.options["dataset"] == "rafdb"
     assert clean.schema.labels.expressions == tuple(name.lower() for name in NAMES)
     assert clean.rows["expression"].tolist() == list(clean.schema.labels.expressions[:6])
     landmarks = clean.stack("landmarks").reshape(-1, 68, 2)

@@ -149,6 +149,8 @@ def prepare(
         "dataset": dataset,
     }
     options = _reader_options(reader, module.read, given)
+    if hasattr(module, "settled"):
+        options |= module.settled(root, **_taken_by(module.settled, options))
     copies = copies or ("report" if protocol == "published" or reader == "prepared" else "drop")
     if protocol == "published" and copies != "report":
         raise WrongCall(

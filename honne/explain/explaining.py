@@ -186,7 +186,8 @@ def command(*arguments: Any, **options: Any) -> int:
     if cells:
         say(table(OUTPUTS_ARE[0].upper() + OUTPUTS_ARE[1:], columns, cells))
     more = f", {len(faces) - SHOWN_ROWS} more in {TABLE}" if len(faces) > SHOWN_ROWS else ""
-    say(f"{len(faces)} faces explained{more}: {result.out / NOTE}")
+    word = "face" if len(faces) == 1 else "faces"
+    say(f"{len(faces)} {word} explained{more}: {result.out / NOTE}")
     if without := (rows["status"] == "no_face").sum():
         say(f"no face in {without} pictures or frames")
     failed = rows[rows["status"] == "error"]

@@ -11,6 +11,7 @@ Options are keyword-only, have defaults and are named in `honne.data.prepare.pre
 needs. It may also have
 
     FRAMING: Alignment, or def framing(root) -> Alignment       # how faces are framed that it delivers cropped
+    def settled(root: Path, *, option=...) -> dict[str, Any]    # options that only ROOT settles
     def info(root: Path) -> ReaderInfo                          # where contact and licence depend on the root
 """
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -86,6 +86,12 @@ class _Folds:
         if not self.archive.exists(name):
             raise HonneError(f"{self.archive.path(name)}: no such file.", "Unpack the published folds again.")
         return self.archive.path(name), self.archive.lines(name)
+
+
+def settled(root: Path, *, dataset: DataSet | None = None) -> dict[str, Any]:
+    """Options that follow from what is there: which data set it is."""
+    folder = PurePosixPath(_open(Path(root), dataset).folder).name
+    return {"dataset": next(name for name, own in FOLDERS.items() if own == folder)}
 
 
 def _open(root: Path, dataset: DataSet | None) -> _Folds:
