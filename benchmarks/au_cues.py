@@ -42,7 +42,7 @@ from honne.data.manifest import PreparedData, replacing
 from honne.data.world import World, make_world
 from honne.evaluation.scoring import cluster_rows
 from honne.explain.maps import class_activation_map, on_image
-from honne.explain.measuring import Explaining, explained_faces
+from honne.explain.measuring import MapOptions, explained_faces
 from honne.metrics import bootstrap, interval, p_value
 from honne.models import load
 
@@ -129,7 +129,7 @@ def measured(model: Path, data: Path, split: str) -> pd.DataFrame:
 
         def with_map(kind: str) -> pd.DataFrame:
             return explained_faces(
-                loaded, data, split, Explaining.of(loaded, kind=kind, layers="last", codebook="facs")
+                loaded, data, split, MapOptions.of(loaded, kind=kind, layers="last", codebook="facs")
             )
 
         found = with_map(MAPS[0])

@@ -26,7 +26,7 @@ from honne.evaluation import compare, evaluate, evaluating, picture
 from honne.evaluation.printing import evaluation_tables
 from honne.explain.checking import ORDERS, STAGES, checked_faces, redrawn
 from honne.explain.maps import class_activation_map, on_image
-from honne.explain.measuring import NULLS, Explaining, explained_faces, null_of
+from honne.explain.measuring import NULLS, MapOptions, explained_faces, null_of
 from honne.labels import LabelSchema
 from honne.metrics.attention import attention_cosine, class_means, energy_inside, mean_over_classes, pointing
 from honne.metrics.faithfulness import area_under, curves, pixel_ranks, rank_correlation
@@ -200,8 +200,8 @@ def test_classes_go_by_name_and_layers_are_averaged(world: Path) -> None:
     one, other = (explained_faces(make(classes=each), world) for each in (CLASSES, turned))
     pd.testing.assert_frame_equal(one, other, atol=1e-4)
     model = make(explanation={"map": "gradcam", "aligned": "4-5", "codebook": "reference"})
-    assert Explaining.of(model) == Explaining("gradcam", ("4", "5"), "action_units", "reference")
-    assert Explaining.of(model, "cam", codebook="facs") == Explaining("cam", ("4", "5"), "action_units", "facs")
+    assert MapOptions.of(model) == MapOptions("gradcam", ("4", "5"), "action_units", "reference")
+    assert MapOptions.of(model, "cam", codebook="facs") == MapOptions("cam", ("4", "5"), "action_units", "facs")
     table = explained_faces(model, world)
     mean = (table["att_cos_4"] + table["att_cos_5"]) / 2
     np.testing.assert_allclose(table["att_cos"], mean, atol=1e-6)
@@ -209,7 +209,7 @@ def test_classes_go_by_name_and_layers_are_averaged(world: Path) -> None:
 
 @pytest.mark.parametrize("cue", ["generic_action_units", "landmarks"])
 def test_cues_that_are_the_same_for_every_class(world: Path, cue: Any) -> None:
-    table = explained_faces(make(), world, "test", Explaining.of(make(), cue=cue))
+    table = explained_faces(make(), world, "test", MapOptions.of(make(), cue=cue))
     assert table["att_cos"].notna().all()  # of neutral faces too
     assert table["other_cos"].isna().all()
 
@@ -226,7 +226,7 @@ def test_weights_are_drawn_anew_from_the_head_down(world: Path) -> None:
             if weights.unique().numel() > 8:  # a few could fall back into their places
                 assert torch.equal(weights, before[name]) != name.startswith(named)
     assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
-    table = checked_faces(model, data, data.split("test")[:6], Explaining.of(model))
+    table = checked_faces(model, data, data.split("test")[:6], MapOptions.of(model))
     assert len(table) == 6
     assert table.filter(regex="tion$").apply(lambda column: column.between(0, 1)).all(None)
     assert (table["head_att_rank"] > 0.999).all()  # attention is of no class
@@ -255,7 +255,7 @@ def test_a_map_of_what_the_model_uses_deletes_sooner_than_chance(world: Path) ->
     network.expression.bias.data = torch.tensor([0.0, -3.0, 0.0, 0.0])
     model = Model(replace(model.config, mean=[0.0] * 3, std=[1.0] * 3), network.requires_grad_(False))
     data = PreparedData(world)
-    table = checked_faces(model, data, data.split("test")[:20], Explaining("cam", ("last",), "action_units", "facs"))
+    table = checked_faces(model, data, data.split("test")[:20], MapOptions("cam", ("last",), "action_units", "facs"))
     for order in ORDERS[1:]:
         assert table["map_deletion"].mean() < table[f"{order}_deletion"].mean() - 0.1
         assert table["map_insertion"].mean() > table[f"{order}_insertion"].mean() + 0.05
@@ -273,7 +273,7 @@ def test_evaluate_prints_agreement_beside_the_null_baselines(world: Path, tmp_pa
     for words in ("ATT COS", "predicted CAM pointing", "uniform", "insertion", "last stage"):
         assert words in shown
     found = result["explanations"]
-    table = explained_faces(make(), world, "test", Explaining.of(make(), "cam"))
+    table = explained_faces(make(), world, "test", MapOptions.of(make(), "cam"))
     per_class = table.groupby("expression")[["att_cos", "mean_cos"]].mean()
     assert found["measures"]["att_cos"]["value"] == pytest.approx(per_class["att_cos"].mean())
     assert found["measures"]["att_cos"]["nulls"]["mean"]["value"] == pytest.approx(per_class["mean_cos"].mean())

@@ -23,7 +23,7 @@ from honne.evaluation.running import beside_labels, run_model
 from honne.evaluation.scoring import Estimates, Scored, cluster_rows, estimate
 from honne.evaluation.storing import write_evaluation
 from honne.evaluation.vocabulary import Units, shared_vocabulary
-from honne.explain.measuring import Explaining
+from honne.explain.measuring import MapOptions
 from honne.methods.au_cues import Cue
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
@@ -108,7 +108,7 @@ def evaluate(
     clusters, resampled = cluster_rows(opened.rows.iloc[rows])
     outputs = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
     scored = beside_labels(outputs, model, opened, vocabulary, clusters)
-    asked = Explaining.of(model, map, cue=cue, codebook=codebook)
+    asked = MapOptions.of(model, map, cue=cue, codebook=codebook)
     labelled = scored.labelled()
     if not any(labelled.values()):
         raise HonneError(

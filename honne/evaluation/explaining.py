@@ -14,7 +14,7 @@ from honne.errors import HonneError
 from honne.evaluation.scoring import CHECK, Estimates, Scored
 from honne.evaluation.vocabulary import Vocabulary
 from honne.explain.checking import checked_faces
-from honne.explain.measuring import NULLS, Explaining, explained_faces, null_of
+from honne.explain.measuring import NULLS, MapOptions, explained_faces, null_of
 from honne.models import Model
 
 Extent = Literal["none", "agreement", "full"]
@@ -27,7 +27,7 @@ def explain(
     data: PreparedData,
     split: str,
     vocabulary: Vocabulary,
-    asked: Explaining,
+    asked: MapOptions,
     *,
     checked: int,
     batch_size: int,
@@ -71,7 +71,7 @@ def explain(
     return found
 
 
-def explanations(scored: Scored, estimates: Estimates, asked: Explaining) -> dict[str, Any]:
+def explanations(scored: Scored, estimates: Estimates, asked: MapOptions) -> dict[str, Any]:
     """What FILE.json holds of explanations; every measure with its null baselines."""
     shown = {name: asdict(estimates.overall[name]) for name in scored.explained if name in estimates.overall}
     nulls = {null_of(name, null) for name in shown for null in NULLS}

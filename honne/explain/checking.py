@@ -24,7 +24,7 @@ from honne.data.manifest import PreparedData
 from honne.data.sampling import Draw
 from honne.explain.agreement import centre_blob
 from honne.explain.maps import class_activation_map, on_image
-from honne.explain.measuring import Explaining
+from honne.explain.measuring import MapOptions
 from honne.metrics.attention import attention_cosine
 from honne.metrics.faithfulness import area_under, curves, pixel_ranks, rank_correlation
 from honne.networks.layers import LAST, layer, layer_names
@@ -43,7 +43,7 @@ CHUNK, AT_ONCE = 16, 64
 
 
 def checked_faces(
-    model: Model, data: PreparedData, rows: Sequence[int] | np.ndarray, asked: Explaining, *, seed: int = 0
+    model: Model, data: PreparedData, rows: Sequence[int] | np.ndarray, asked: MapOptions, *, seed: int = 0
 ) -> pd.DataFrame:
     """Insertion, deletion and randomisation of weights for some faces, all for the class that the model predicts.
 
@@ -81,7 +81,7 @@ def checked_faces(
     return pd.DataFrame({name: torch.cat([part[name].cpu() for part in parts]).numpy() for name in parts[0]})
 
 
-def _curves(model: Model, batch: Batch, asked: Explaining, noise: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+def _curves(model: Model, batch: Batch, asked: MapOptions, noise: torch.Generator) -> Iterator[tuple[str, Tensor]]:
     assert batch.images is not None
     images = batch.images.to(model.device)
     found = class_activation_map(model, images, "predicted", asked.kind)
@@ -102,7 +102,7 @@ def _curves(model: Model, batch: Batch, asked: Explaining, noise: torch.Generato
             yield f"{name}_{curve}", area_under(values)
 
 
-def _redraws(models: dict[str, Model], batch: Batch, asked: Explaining) -> dict[str, Tensor]:
+def _redraws(models: dict[str, Model], batch: Batch, asked: MapOptions) -> dict[str, Tensor]:
     """Agreement of the maps of every model with heat maps, and their likeness to those of the trained one."""
     trained = models["trained"]
     assert batch.images is not None

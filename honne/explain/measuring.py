@@ -46,7 +46,7 @@ FACES_FOR_MEAN = 1000
 
 
 @dataclass(frozen=True)
-class Explaining:
+class MapOptions:
     """Which maps are measured, against which heat maps.
 
     Attributes:
@@ -69,7 +69,7 @@ class Explaining:
         layers: str | None = None,
         cue: Cue | None = None,
         codebook: str | None = None,
-    ) -> Explaining:
+    ) -> MapOptions:
         """What is asked for, else what the model's configuration says, else layercam, `last`, action units, facs."""
         own = model.config.explanation
         return cls(
@@ -108,7 +108,7 @@ def explained_faces(
     model: Model,
     data: PreparedData | str | Path,
     split: str = "test",
-    asked: Explaining | None = None,
+    asked: MapOptions | None = None,
     *,
     classes: Mapping[str, str] | None = None,
     batch_size: int = 64,
@@ -121,7 +121,7 @@ def explained_faces(
         model: one that names expressions.
         data: prepared data set with landmarks.
         split: train, valid or test.
-        asked: which maps, `Explaining.of(model, ...)`; unset = what the model's own configuration says.
+        asked: which maps, `MapOptions.of(model, ...)`; unset = what the model's own configuration says.
         classes: class of the data -> class of the model, where the names differ.
         batch_size: images at once; does not change the result.
         workers: loading processes.
@@ -144,7 +144,7 @@ def explained_faces(
         WrongCall: no such map or layer.
     """
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
-    asked = asked or Explaining.of(model)
+    asked = asked or MapOptions.of(model)
     shown = batches(
         opened, split, size=model.alignment.size, batch_size=batch_size, workers=workers, centre=model.alignment.centre
     )
@@ -170,7 +170,7 @@ class _Faces:
     """Everything about the faces of a split that is the same for all its batches."""
 
     def __init__(
-        self, model: Model, data: PreparedData, split: str, asked: Explaining, classes: Mapping[str, str], seed: int
+        self, model: Model, data: PreparedData, split: str, asked: MapOptions, classes: Mapping[str, str], seed: int
     ) -> None:
         self.model, self.asked, self.side = model, asked, model.alignment.size
         self.table = asked.table(model).to(model.device)
