@@ -187,7 +187,7 @@ def picture(models: dict[float, Path], data: PreparedData, path: Path) -> None:
         word = f"weight {weight:g}" if weight else "without the loss"
         columns[f"attention,\n{word}"] = on_image(found.attention["last"], size, "attention")
         columns[f"layercam,\n{word}"] = on_image(found.maps, size, "cam")
-    figure, axes = plt.subplots(len(shown), len(columns), figsize=(1.25 * len(columns), 1.3 * len(shown)), dpi=160)
+    figure, axes = plt.subplots(len(shown), len(columns), figsize=(1.25 * len(columns), 1.3 * len(shown)), dpi=130)
     for row, face in enumerate(shown):
         for column, (title, maps) in enumerate(columns.items()):
             each = axes[row, column]
@@ -202,7 +202,7 @@ def picture(models: dict[float, Path], data: PreparedData, path: Path) -> None:
         axes[row, 0].set_ylabel(names[int(batch.labels.expression[face])], fontsize=7)
     figure.tight_layout(pad=0.3)
     with replacing(path) as aside:
-        figure.savefig(aside, format="png")
+        figure.savefig(aside, format="jpg", pil_kwargs={"quality": 88})
 
 
 def main() -> None:
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0, help="default: 20 for ferplus, 15 for world")
     parser.add_argument("--resolution", choices=list(RESOLUTIONS), help="default: fine for ferplus, coarse for world")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
-    parser.add_argument("--picture", type=Path, help="of drawn faces, FILE.png; for the world only")
+    parser.add_argument("--picture", type=Path, help="of drawn faces, FILE.jpg; for the world only")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     arguments = parser.parse_args()
     if arguments.kind == "ferplus" and (arguments.data is None or arguments.picture):
