@@ -26,7 +26,7 @@ from honne.evaluation import compare, evaluate, evaluating, picture
 from honne.evaluation.printing import evaluation_tables
 from honne.explain.checking import ORDERS, STAGES, checked_faces, redrawn
 from honne.explain.maps import class_activation_map, on_image
-from honne.explain.measuring import NULLS, MapOptions, explained_faces, null_of
+from honne.explain.measuring import NULLS, MapOptions, MeanMaps, explained_faces, null_of
 from honne.labels import LabelSchema
 from honne.metrics.attention import attention_cosine, class_means, energy_inside, mean_over_classes, pointing
 from honne.metrics.faithfulness import area_under, curves, pixel_ranks, rank_correlation
@@ -262,6 +262,18 @@ def test_a_map_of_what_the_model_uses_deletes_sooner_than_chance(world: Path) ->
     assert not any("last_stage" in str(name) for name in table)  # this backbone names no layers
 
 
+def test_mean_maps_are_plain_means_over_the_labelled_faces_that_have_a_cue() -> None:
+    maps, code = torch.rand(9, 4, 4), torch.tensor([0, 1, 1, -1, 2, 2, 2, 1, 0])
+    cue = maps.clone()
+    cue[7] = torch.nan
+    means = MeanMaps()
+    for part in (slice(0, 4), slice(4, 9)):
+        means.add(code[part], 4, {"cue": cue[part], "map": maps[part]})
+    assert means.faces.tolist() == [2, 2, 3, 0]
+    torch.testing.assert_close(means.maps["map"][1], maps[1:3].mean(0))
+    assert means.maps["cue"][3].isnan().all()
+
+
 # --- honne evaluate ----------------------------------------------------------------------------------------------
 
 
@@ -270,8 +282,9 @@ def test_evaluate_prints_agreement_beside_the_null_baselines(world: Path, tmp_pa
     result = evaluate(make(), world, out=tmp_path / "one.json", **options)
     shown = capsys.readouterr().out
     assert "cam against action units (facs), mean over classes" in shown
-    for words in ("ATT COS", "predicted CAM pointing", "uniform", "insertion", "last stage"):
+    for words in ("ATT COS", "predicted CAM pointing", "uniform", "insertion", "last stage", "one_maps.png"):
         assert words in shown
+    assert (tmp_path / "one_maps.png").stat().st_size > 10_000
     found = result["explanations"]
     table = explained_faces(make(), world, "test", MapOptions.of(make(), "cam"))
     per_class = table.groupby("expression")[["att_cos", "mean_cos"]].mean()

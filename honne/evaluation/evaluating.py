@@ -23,7 +23,7 @@ from honne.evaluation.running import beside_labels, run_model
 from honne.evaluation.scoring import Estimates, Scored, cluster_rows, estimate
 from honne.evaluation.storing import write_evaluation
 from honne.evaluation.vocabulary import Units, shared_vocabulary
-from honne.explain.measuring import MapOptions
+from honne.explain.measuring import MapOptions, MeanMaps
 from honne.methods.au_cues import Cue
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
@@ -50,6 +50,7 @@ def evaluate(
     units: Units = "same",
     explanations: Extent = "none",
     map: str | None = None,
+    layers: str | None = None,
     cue: Cue | None = None,
     codebook: str | None = None,
     explained_faces: int = 200,
@@ -70,7 +71,7 @@ def evaluate(
         data: folder of a prepared data set; in Python also an opened one.
         split: train, valid or test.
         out: FILE.json for the figures; beside it come FILE.parquet (every prediction beside its label, what `honne
-            compare` reads) and FILE.png (confusion, calibration and the like).
+            compare` reads) and FILE.png (confusion, calibration and the like), with explanations also FILE_maps.png.
         flips: average the predictions over every image and its mirror image.
         merge: for models and data of different classes: classes that go together, in labels and predictions alike, as
             from:into with commas between them, e.g. contempt:disgust.
@@ -81,6 +82,8 @@ def evaluate(
             beside what maps get that know nothing of the face (needs landmarks); full also measures insertion, deletion
             and what is left of the maps when weights are drawn anew.
         map: class activation map to measure; unset = the model's own.
+        layers: whose attention to measure, as 4-5, or 1-2-3-4-5 for all of a ResNet; unset = those aligned in training,
+            else the last.
         cue: what heat maps show; unset = as in training, else the action units of the expression.
         codebook: facs, reference or a YAML file; unset = as in training, else facs.
         explained_faces: with full, how many faces insertion, deletion and weights drawn anew are measured on.
@@ -108,7 +111,8 @@ def evaluate(
     clusters, resampled = cluster_rows(opened.rows.iloc[rows])
     outputs = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
     scored = beside_labels(outputs, model, opened, vocabulary, clusters)
-    asked = MapOptions.of(model, map, cue=cue, codebook=codebook)
+    means = MeanMaps()
+    asked = MapOptions.of(model, map, layers, cue=cue, codebook=codebook)
     labelled = scored.labelled()
     if not any(labelled.values()):
         raise HonneError(
@@ -135,23 +139,36 @@ def evaluate(
     if explanations != "none":
         checked = explained_faces if explanations == "full" else 0
         scored.explained = explaining.explain(
-            model, opened, split, vocabulary, asked, checked=checked, batch_size=batch_size, workers=workers, seed=seed
+            model,
+            opened,
+            split,
+            vocabulary,
+            asked,
+            means=means,
+            checked=checked,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
         )
     estimates = estimate(scored, replicates, seed)
     result |= _figures(scored, estimates)
     if scored.explained:
         result["explanations"] = explaining.explanations(scored, estimates, asked)
     if path:
-        from honne.evaluation.picture import draw  # matplotlib only where a picture is wanted
+        from honne.evaluation.mean_maps import draw_mean_maps  # matplotlib only where a picture is wanted
+        from honne.evaluation.picture import draw
 
         write_evaluation(path, result, scored)
         draw(path.with_suffix(".png"), result, scored)
+        written = [path, path.with_suffix(".parquet"), path.with_suffix(".png")]
+        if scored.explained and means.faces.any():
+            written.append(path.with_name(f"{path.stem}_maps.png"))
+            draw_mean_maps(written[-1], means, model.schema.expressions, asked)
     if show:
         for part in evaluation_tables(result):
             say(part)
         if path:
-            names = (path.with_suffix(suffix).name for suffix in (".json", ".parquet", ".png"))
-            say(escape(f"Written to {path.parent}: {', '.join(names)}"))
+            say(escape(f"Written to {path.parent}: {', '.join(each.name for each in written)}"))
     return result
 
 

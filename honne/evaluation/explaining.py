@@ -14,7 +14,7 @@ from honne.errors import HonneError
 from honne.evaluation.scoring import CHECK, Estimates, Scored
 from honne.evaluation.vocabulary import Vocabulary
 from honne.explain.checking import checked_faces
-from honne.explain.measuring import NULLS, MapOptions, explained_faces, null_of
+from honne.explain.measuring import NULLS, MapOptions, MeanMaps, explained_faces, null_of
 from honne.models import Model
 
 Extent = Literal["none", "agreement", "full"]
@@ -29,6 +29,7 @@ def explain(
     vocabulary: Vocabulary,
     asked: MapOptions,
     *,
+    means: MeanMaps,
     checked: int,
     batch_size: int,
     workers: int,
@@ -42,6 +43,7 @@ def explain(
         split: train, valid or test.
         vocabulary: in which it is measured.
         asked: which maps.
+        means: to which the maps of labelled faces are added.
         checked: number of faces on which insertion, deletion and the like are measured.
         batch_size: images at once.
         workers: loading processes.
@@ -58,7 +60,7 @@ def explain(
     labels = vocabulary.labels
     classes = {source: names[code] for source, code in zip(labels.source, labels.index, strict=True)}
     table = explained_faces(
-        model, data, split, asked, classes=classes, batch_size=batch_size, workers=workers, seed=seed
+        model, data, split, asked, classes=classes, batch_size=batch_size, workers=workers, seed=seed, means=means
     )
     found = {str(name): torch.tensor(table[name].to_numpy()) for name in table if name not in ABOUT}
     if checked:

@@ -86,11 +86,12 @@ def explanation_tables(result: dict[str, Any]) -> list[str | Table]:
         f" {found['cue'].replace('_', ' ')} ({found['codebook']}), mean over classes; {found['faces']:,} faces"
     )
     parts: list[str | Table] = [_plain(title, *_beside_published("value [95 %]", found["measures"], result, NULLS))]
+    columns = [name for name in found["measures"] if name in AGREEMENT or name.startswith("att_cos_")]
     rows = (
-        [name, *(_with_interval(each, name) for name in AGREEMENT), *(_bare(each, f"{null}_cos") for null in NULLS)]
+        [name, *(_with_interval(each, name) for name in columns), *(_bare(each, f"{null}_cos") for null in NULLS)]
         for name, each in found["classes"].items()
     )
-    parts.append(_plain("Explanations by class", ("class", *map(name_of, AGREEMENT), *NULLS), rows))
+    parts.append(_plain("Explanations by class", ("class", *map(name_of, columns), *NULLS), rows))
     if checks := found.get("checks"):
         faces = f"{found['checked_faces']:,} faces, map of the class that is predicted"
         curves = ([name, *(_with_interval(checks, f"{order}_{name}") for order in ORDERS)] for name in CURVES)
@@ -101,8 +102,8 @@ def explanation_tables(result: dict[str, Any]) -> list[str | Table]:
             + [_bare(checks, f"{stage}_{name}") for name in AGREEMENT]
             for stage in ("trained", *STAGES)
         )
-        columns = ("weights drawn anew", *map(name_of, (*RANKS, *AGREEMENT)))
-        parts.append(_plain(f"Rank correlation with the map as trained, agreement left; {faces}", columns, stages))
+        heads = ("weights drawn anew", *map(name_of, (*RANKS, *AGREEMENT)))
+        parts.append(_plain(f"Rank correlation with the map as trained, agreement left; {faces}", heads, stages))
     return parts
 
 

@@ -27,6 +27,7 @@ from honne.data.manifest import PreparedData
 from honne.data.sampling import Draw
 from honne.errors import HonneError
 from honne.explain.agreement import centre_blob
+from honne.explain.cams import normalise
 from honne.explain.maps import class_activation_map, on_image
 from honne.methods.au_cues import Cue
 from honne.metrics.attention import attention_cosine, comparable, energy_inside, pointing
@@ -104,6 +105,38 @@ class MapOptions:
         return maps.unflatten(0, (len(landmarks), count))
 
 
+class MeanMaps:
+    """Mean face, heat map, attention and class activation map of every expression, summed up batch by batch.
+
+    Attributes:
+        maps: name -> (C, h, w), NaN for an expression without a face; `face` in 0..255, the others in 0..1.
+        faces: (C,) how many.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: Tensor | None = None
+
+    def add(self, code: Tensor, classes: int, maps: Mapping[str, Tensor]) -> None:
+        """Add faces (B, h, w) of classes (B,), negative where unknown."""
+        member = F.one_hot(code.clamp_min(0), classes).float() * (code >= 0)[:, None]
+        known = maps["cue"].isfinite().flatten(1).all(1)  # of a face without a cue nothing counts
+        member = member * known[:, None]
+        for name, each in maps.items():
+            total = torch.einsum("bc,bhw->chw", member, each.float().nan_to_num(0.0)).cpu()
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts = member.sum(0).cpu() + (0 if self._counts is None else self._counts)
+
+    @property
+    def faces(self) -> Tensor:
+        return torch.zeros(0) if self._counts is None else self._counts
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        counts = torch.where(self.faces > 0, self.faces, torch.nan)[:, None, None]
+        return {name: total / counts for name, total in self._sums.items()}
+
+
 def explained_faces(
     model: Model,
     data: PreparedData | str | Path,
@@ -114,6 +147,7 @@ def explained_faces(
     batch_size: int = 64,
     workers: int = 0,
     seed: int = 0,
+    means: MeanMaps | None = None,
 ) -> pd.DataFrame:
     """Figures of every face of a split: its attention, and its class activation map, against its heat map.
 
@@ -126,6 +160,7 @@ def explained_faces(
         batch_size: images at once; does not change the result.
         workers: loading processes.
         seed: of the training faces that the mean heat map is made of.
+        means: to which the maps of labelled faces are added.
 
     Returns:
         One line per row, in the order of the manifest: `id`, `row` (number in the manifest), `expression` (label),
@@ -148,7 +183,7 @@ def explained_faces(
     shown = batches(
         opened, split, size=model.alignment.size, batch_size=batch_size, workers=workers, centre=model.alignment.centre
     )
-    faces = _Faces(model, opened, split, asked, classes or {}, seed)
+    faces = _Faces(model, opened, split, asked, classes or {}, seed, means or MeanMaps())
     parts = []
     with progress() as bar:
         task = bar.add_task(f"maps of {model.name} on {opened.schema.name} {split}", total=len(opened.split(split)))
@@ -170,8 +205,16 @@ class _Faces:
     """Everything about the faces of a split that is the same for all its batches."""
 
     def __init__(
-        self, model: Model, data: PreparedData, split: str, asked: MapOptions, classes: Mapping[str, str], seed: int
+        self,
+        model: Model,
+        data: PreparedData,
+        split: str,
+        asked: MapOptions,
+        classes: Mapping[str, str],
+        seed: int,
+        means: MeanMaps,
     ) -> None:
+        self.means = means
         self.model, self.asked, self.side = model, asked, model.alignment.size
         self.table = asked.table(model).to(model.device)
         place = {name: code for code, name in enumerate(model.schema.expressions)}
@@ -243,6 +286,10 @@ class _Faces:
             for name, null in self.nulls.items():
                 columns |= _measured(f"{prefix}{name}", null.expand_as(wanted), wanted)
             columns |= {f"{prefix}other_{name}": value for name, value in self._others(heatmaps, wanted, target)}
+            if not prefix:
+                seen = normalise(on_image(found.attention[asked.layers[-1]].float(), GRID, "attention"))
+                shown = {"face": images.to(device).float().mean(1), "cue": wanted, "attention": seen, "map": cams}
+                self.means.add(code, len(self.table), shown)
         return columns
 
     def _attention(self, attention: dict[str, Tensor], heatmaps: Tensor) -> Iterator[tuple[str, Tensor]]:

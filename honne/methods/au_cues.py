@@ -70,8 +70,8 @@ class AuCuesOptions:
             taken as coins, after a softmax.
         scale_to: which map is resized to the other's size.
         barrier: log: the extended log-barrier on -cosine in place of 1 - cosine, ever steeper with the epochs.
-        start: first epoch of the loss, from 0.
-        end: last epoch of the loss; -1 = all.
+        start: first epoch of these losses, from 0.
+        end: last epoch of these losses; -1 = all.
         jaw: with or without the jaw's landmarks, for map landmarks.
         variance: of the Gaussians of map landmarks, px^2 of a 224 px face.
         segmentation: weight of a head that learns to draw the heat map's brightest parts, so that the model can show
@@ -305,8 +305,10 @@ class AuCues(nn.Module):
             epoch: from 0.
         """
         options, heatmaps = self.options, self.maps(batch).float()
-        found = {}
-        if options.weight and options.start <= epoch and (options.end < 0 or epoch <= options.end):
+        found: dict[str, Tensor] = {}
+        if epoch < options.start or 0 <= options.end < epoch:
+            return found
+        if options.weight:
             temperature = barrier_temperature(epoch) if options.barrier == "log" else None
             losses = [
                 alignment_loss(
