@@ -93,7 +93,7 @@ def test_a_released_model_is_imported(tmp_path: Path, capsys: pytest.CaptureFixt
     config = model.config
     assert config.labels.expressions == ("neutral", "happiness", "surprise", "fear", "anger", "disgust", "sadness")
     assert config.explanation == {
-        "map": "gradcam++",
+        "map": "gradcam++:released",
         "codebook": "reference",
         "aligned": "5",
         "cue": "action_units",
