@@ -70,6 +70,7 @@ RESOLUTIONS: dict[str, dict[str, Any]] = {
 """How many positions the last map has: a sixteenth (fine) or a sixty-fourth (coarse) of the pixels, 12 x 12 or 6 x 6 of
 a 48 px face; of 64 px 16 x 16 or 8 x 8."""
 RESOLUTION = {"ferplus": "fine", "world": "coarse"}
+METHODS: dict[str, dict[str, Any]] = {"erm": {}, "dmue": {"dmue.branch_depth": "head", "dmue.ramp": 1}}
 EPOCHS = {"ferplus": 20, "world": 15}
 WORLD = {
     "n": 7000,
@@ -103,7 +104,7 @@ def prepared(kind: str, arguments: argparse.Namespace) -> Path:
 
 def train(kind: str, weight: float, seed: int, data: Path, arguments: argparse.Namespace) -> Path:
     """The model of one run, trained in a process of its own unless it is there."""
-    run = Path(arguments.out) / f"{kind}-{arguments.resolution}-weight{weight:g}-seed{seed}"
+    run = Path(arguments.out) / f"{kind}-{arguments.method}-{arguments.resolution}-weight{weight:g}-seed{seed}"
     if (run / "model" / "config.yaml").is_file():
         return run / "model"
     overrides = (
@@ -111,9 +112,9 @@ def train(kind: str, weight: float, seed: int, data: Path, arguments: argparse.N
         | RESOLUTIONS[arguments.resolution]
         | {"trainer.epochs": arguments.epochs or EPOCHS[kind], "trainer.seed": seed}
     )
-    overrides |= {"au_cues.weight": weight}
+    overrides |= METHODS[arguments.method] | {"au_cues.weight": weight}
     words = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
-    call = [sys.executable, "-m", "honne", "train", "erm", "--data", str(data), "--out", str(run), *words]
+    call = [sys.executable, "-m", "honne", "train", arguments.method, "--data", str(data), "--out", str(run), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--train", type=int, default=8000, help="training rows of FER+; 0 = all")
     parser.add_argument("--epochs", type=int, default=0, help="default: 20 for ferplus, 15 for world")
+    parser.add_argument("--method", choices=list(METHODS), default="erm")
     parser.add_argument("--resolution", choices=list(RESOLUTIONS), help="default: fine for ferplus, coarse for world")
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--picture", type=Path, help="of drawn faces, FILE.jpg; for the world only")
@@ -257,7 +259,9 @@ def main() -> None:
     say(table(title, ("", "accuracy", *shown.values()), lines))
     nulls = [(text, cell(values[0.0][name], draws[0.0][name])) for name, text in NULLS.items()]
     say(table("What a map gets that knows nothing", ("in place of the map", "cosine"), nulls))
-    with replacing(Path(arguments.out) / f"{arguments.kind}-{arguments.resolution}-{arguments.split}.json") as path:
+    with replacing(
+        Path(arguments.out) / f"{arguments.kind}-{arguments.method}-{arguments.resolution}-{arguments.split}.json"
+    ) as path:
         record: dict[str, Any] = {"budget": BUDGET | RESOLUTIONS[arguments.resolution], "weight": arguments.weight}
         record |= {"epochs": arguments.epochs or EPOCHS[arguments.kind], "seeds": arguments.seeds}
         path.write_text(json.dumps(record | {"table": lines, "nulls": nulls}, indent=2), encoding="utf-8")
