@@ -281,6 +281,20 @@ def _photograph(photograph: Photograph | str) -> list[Html]:
         paragraph(
             Html("Part of a row of the table that <code>honne analyze</code> writes for pictures and videos."), "quiet"
         ),
+        *_explanation(photograph.explanation),
+    ]
+
+
+def _explanation(panel: Path | None) -> list[Html]:
+    if panel is None:
+        return []
+    words = Html(
+        "Where the model looks, and where coders would look for that expression: <code>honne explain</code> makes such "
+        "pictures of any model, with what a map gets that knows nothing of the face beside every agreement."
+    )
+    return [
+        picture(panel, "class activation map, attention and action-unit regions of the same face", CREDIT),
+        paragraph(words, "quiet"),
     ]
 
 
@@ -303,7 +317,8 @@ def _provenance(results: Results) -> list[Html]:
             f"honne train demo --data {root}/world --out {root}/votes --data.targets distribution\n"
             f"honne evaluate {root}/votes/model --data {root}/world --out {root}/votes.json\n"
             f"honne compare {root}/plain.json {root}/votes.json\n"
-            "honne analyze photo.jpg clip.mp4 --out results --video"
+            "honne analyze photo.jpg clip.mp4 --out results --video\n"
+            "honne explain default photo.jpg --out why"
         ),
         card(facts(run)),
         paragraph(
