@@ -97,6 +97,15 @@ def test_attention_that_equals_the_cue_costs_nothing_and_faces_without_a_cue_do_
     torch.testing.assert_close(alignment_loss(seen, other), alignment_loss(seen[rows], cue[rows]))
 
 
+def test_cells_lie_on_the_part_of_the_picture_that_they_cover() -> None:
+    cue = torch.zeros(1, 28, 28)
+    cue[:, 7:14, 14:21] = 1  # the cell in row 1, column 2 of 4 x 4
+    cell = torch.zeros(1, 4, 4)
+    cell[:, 1, 2] = 1
+    losses = {resize: alignment_loss(cell, cue, resize=resize).item() for resize in ("cells", "corners")}  # type: ignore[arg-type]
+    assert losses["cells"] < 0.2 < losses["corners"]
+
+
 @pytest.mark.parametrize("loss", ["cosine", "standardised_cosine", "l1", "l2", "kl"])
 @pytest.mark.parametrize("scale_to", ["attention", "heat_map"])
 def test_every_loss_has_a_gradient_whichever_map_is_resized(loss: Any, scale_to: Any) -> None:

@@ -33,7 +33,7 @@ from honne.data.known import Known
 from honne.data.masking import RAFDB_AVERAGE, mask_images, otsu_threshold
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
-from honne.metrics.attention import attention_cosine, resized
+from honne.metrics.attention import Aligned, attention_cosine, resized
 from honne.networks.face import FaceNetwork
 from honne.networks.layers import LAST, parse_layers, watched
 
@@ -69,6 +69,8 @@ class AuCuesOptions:
         loss: cosine (published), cosine of the standardised attention, mean absolute or squared error, or kl of pixels
             taken as coins, after a softmax.
         scale_to: which map is resized to the other's size.
+        resize: corners (published) puts corner pixels on corner pixels; cells puts each position of the layer on the
+            part of the picture that it covers, as class activation maps are drawn, which matters for coarse maps.
         barrier: log: the extended log-barrier on -cosine in place of 1 - cosine, ever steeper with the epochs.
         start: first epoch of these losses, from 0.
         end: last epoch of these losses; -1 = all.
@@ -93,6 +95,7 @@ class AuCuesOptions:
     normalise: Literal["none", "softmax"] = "none"
     loss: Loss = "cosine"
     scale_to: Literal["attention", "heat_map"] = "attention"
+    resize: Aligned = "corners"
     barrier: Literal["none", "log"] = "none"
     start: int = 0
     end: int = -1
@@ -166,6 +169,7 @@ def alignment_loss(
     normalise: Literal["none", "softmax"] = "none",
     scale_to: Literal["attention", "heat_map"] = "attention",
     temperature: float | None = None,
+    resize: Aligned = "corners",
 ) -> Tensor:
     """R: how far attention is from the heat maps.
 
@@ -176,6 +180,7 @@ def alignment_loss(
         normalise: see `AuCuesOptions.normalise`.
         scale_to: see `AuCuesOptions.scale_to`.
         temperature: of the log-barrier on -cosine; None for 1 - cosine.
+        resize: see `AuCuesOptions.resize`.
 
     Returns:
         Scalar; 0 if no face counts.
@@ -185,9 +190,9 @@ def alignment_loss(
         return 0 * attention.sum()
     cue, seen = heatmaps[known], attention[known]
     if scale_to == "attention":
-        cue = resized(cue, seen.shape[1:])
+        cue = resized(cue, seen.shape[1:], resize)
     else:
-        seen = resized(seen, cue.shape[1:])
+        seen = resized(seen, cue.shape[1:], resize)
     cue, seen = cue.flatten(1), seen.flatten(1)
     if normalise == "softmax" or loss == "kl":
         seen = seen.softmax(1)
@@ -318,6 +323,7 @@ class AuCues(nn.Module):
                     options.normalise,
                     options.scale_to,
                     temperature,
+                    options.resize,
                 )
                 for name in self.layers
             ]

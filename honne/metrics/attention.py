@@ -6,6 +6,7 @@ Every measure is one figure per face; `class_means` makes of them what is publis
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,15 +18,24 @@ INSIDE = 0.5
 """Value from which a pixel of a heat map belongs to its region."""
 
 
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, H, W) maps at another size, kept within what each had before.
+Aligned = Literal["corners", "cells"]
+"""What falls on what when a map is resized: its corner pixels on corner pixels, or its cells on the parts of the image
+that they cover."""
 
-    Bilinear with antialiasing, aligned by the corner pixels, as in the original.
+
+def resized(maps: Tensor, size: Sequence[int], aligned: Aligned = "corners") -> Tensor:
+    """(B, H, W) maps at another size, bilinear with antialiasing, kept within what each had before.
+
+    Args:
+        maps: (B, h, w).
+        size: H and W.
+        aligned: `corners` as in the original's loss and ATT-COS; `cells` as class activation maps are drawn.
     """
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
     low, high = (edge[:, None, None] for edge in maps.flatten(1).aminmax(dim=1))
-    scaled = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=True, antialias=True)[:, 0]
+    corners = aligned == "corners"
+    scaled = F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=corners, antialias=True)[:, 0]
     return torch.minimum(torch.maximum(scaled, low), high)
 
 
