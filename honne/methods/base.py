@@ -84,6 +84,7 @@ class Method(LightningModule):
         self.epochs = epochs
         self.au_cues = au_cues
         self._seen: list[tuple[Prediction, Batch]] = []
+        self._figures: list[dict[str, Tensor]] = []
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of one training step on a prepared batch; their sum is minimised, each is logged."""
@@ -129,23 +130,25 @@ class Method(LightningModule):
         self._seen.append((prediction.to("cpu", torch.float32), kept.to("cpu")))
 
     def _watched(self, cues: AuCues, batch: Batch) -> Prediction:
-        """`predict`, logging how well attention and heat maps agree."""
+        """`predict`, keeping how well attention and heat maps agree."""
         with cues.watching(self.network) as seen:
             prediction = self.predict(batch)
-        for name, figure in cues.figures(self.network, seen, batch).items():  # type: ignore[arg-type]
-            known = ~figure.isnan()
-            if known.any():
-                self.log(f"valid/{name}", figure[known].mean(), batch_size=int(known.sum()), sync_dist=True)
+        figures = cues.figures(self.network, seen, batch)  # type: ignore[arg-type]
+        self._figures.append({name: values.cpu() for name, values in figures.items()})
         return prediction
 
     def on_validation_epoch_end(self) -> None:
         seen, self._seen = self._seen, []
+        figures, self._figures = self._figures, []
         prediction, batch = gather(seen)
         if self.trainer.world_size > 1:
             shares: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, (prediction, batch))
-            prediction, batch = gather(shares)
+            torch.distributed.all_gather_object(shares, (prediction, batch, figures))
+            prediction, batch = gather([share[:2] for share in shares])
+            figures = [each for share in shares for each in share[2]]
         scores = self.scores(prediction, batch)
+        for name in figures[0] if figures else ():
+            scores[name] = torch.cat([each[name] for each in figures]).nanmean()
         self.log_dict({f"valid/{name}": value for name, value in scores.items()}, rank_zero_only=False)
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
