@@ -84,19 +84,20 @@ class Agreement:
     others: Tensor
 
 
-def expression_maps(landmarks: Tensor, table: Tensor, side: float) -> Tensor:
+def expression_maps(landmarks: Tensor, units: Tensor, side: float) -> Tensor:
     """The codebook's map of every expression on every face.
 
     Args:
         landmarks: (B, 68, 2) px of the crop, NaN where unknown.
-        table: (C, 20) bool, which of `UNITS` each expression shows.
+        units: (C, 20) bool, which of `UNITS` each expression shows; or (B, C, 20), for each face.
         side: of the crop, px.
 
     Returns:
         (B, C, `GRID`, `GRID`) in [0, 1]; NaN without landmarks or action units.
     """
-    faces, classes = len(landmarks), len(table)
-    every = action_unit_maps(landmarks.repeat_interleave(classes, 0), table.repeat(faces, 1), side)
+    units = units.expand(len(landmarks), -1, -1)
+    faces, classes = units.shape[:2]
+    every = action_unit_maps(landmarks.repeat_interleave(classes, 0), units.flatten(0, 1), side)
     return every.view(faces, classes, GRID, GRID)
 
 

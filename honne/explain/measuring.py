@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from honne.batch import NOT_LABELLED, Batch
 from honne.console import progress
 from honne.cues.codebook import codebook as codebook_named
-from honne.cues.drawing import GRID, action_unit_maps, landmark_maps
+from honne.cues.drawing import GRID, landmark_maps
 from honne.data.dataset import FaceData
 from honne.data.loading import batches
 from honne.data.manifest import PreparedData
 from honne.data.sampling import Draw
 from honne.errors import HonneError
-from honne.explain.agreement import centre_blob
+from honne.explain.agreement import centre_blob, expression_maps
 from honne.explain.cams import normalise
 from honne.explain.maps import class_activation_map, on_image
 from honne.methods.au_cues import Cue
@@ -101,8 +101,7 @@ class MapOptions:
         count = units.shape[1]
         if self.cue == "landmarks":
             return landmark_maps(landmarks, side)[:, None].expand(-1, count, -1, -1)
-        maps = action_unit_maps(landmarks.repeat_interleave(count, 0), units.flatten(0, 1), side)
-        return maps.unflatten(0, (len(landmarks), count))
+        return expression_maps(landmarks, units, side)
 
 
 class MeanMaps:
