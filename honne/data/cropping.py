@@ -18,9 +18,9 @@ from PIL import Image
 
 from honne.data.readers import Bad, Row
 from honne.errors import HonneError
-from honne.faces.align import Alignment
+from honne.faces.align import EYE_TEMPLATE, Alignment
 from honne.faces.face import Face, FaceFinder
-from honne.faces.geometry import transform_points
+from honne.faces.geometry import eye_centres, transform_points
 from honne.faces.media import read_image
 from honne.faces.templates import FIVE_POINTS, WFLW_TEMPLATE
 
@@ -55,7 +55,12 @@ DMUE_TEMPLATE = tuple(
     for x, y in WFLW_TEMPLATE[list(FIVE_POINTS)].tolist()
 )
 """The five points where DMUE's alignment brings them, in a crop framed about as theirs."""
-TEMPLATES = {"points": ARCFACE_TEMPLATE, "upright": ARCFACE_TEMPLATE, "dmue": DMUE_TEMPLATE}
+TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
+    "points": ARCFACE_TEMPLATE,
+    "upright": ARCFACE_TEMPLATE,
+    "dmue": DMUE_TEMPLATE,
+    "eyes": EYE_TEMPLATE,
+}
 
 Encoding = Literal["auto", "png", "jpeg"]
 Fallback = Literal["none", "box", "swapped"]
@@ -117,7 +122,7 @@ class Cropper:
         if self.encoding == "auto" and data and _keeps_every_pixel(data, self.alignment):
             row.image = b""
             return self._stored(row, data, image, where)
-        face = self._face(row, image)  # without the package it needs, a finder ends the run
+        face = self._face(row, image, where)  # without the package it needs, a finder ends the run
         if face is None and row.box is not None and self.fallback != "none":
             crop = _stretched(image, row.box, self.alignment.size, self.fallback)
             row = replace(row, image=b"", box=None, landmarks=None, points=None)
@@ -135,7 +140,7 @@ class Cropper:
             row.landmarks = self.landmarks(pixels)
         return Stored(row, encoded, _fingerprint(pixels), source)
 
-    def _face(self, row: Row, image: np.ndarray) -> Face | None:
+    def _face(self, row: Row, image: np.ndarray, where: str) -> Face | None:
         """The row's own face where it says enough, else the found one that fits its box best, or the largest."""
         height, width = image.shape[:2]
         points = points_of(row.landmarks) if row.points is None and row.landmarks is not None else row.points
@@ -143,19 +148,25 @@ class Cropper:
         if known:
             box = np.array([0, 0, width, height], float) if row.box is None else np.asarray(row.box, float)
             return Face(box, landmarks=row.landmarks, points=points)
-        faces, wanted = self._find(image), row.box
+        faces, wanted = self._find(image, where), row.box
         if wanted is None:
             return faces[0] if faces else None
         faces = [face for face in faces if overlap(face.box, wanted) > 0]
         pixel = np.array([0, 0, 1, 1])  # as published: the last row and column of a box belong to it
         return max(faces, key=lambda face: overlap(face.box + pixel, wanted + pixel), default=None)
 
-    def _find(self, image: np.ndarray) -> list[Face]:
+    def _find(self, image: np.ndarray, where: str) -> list[Face]:
         if self._finder is None:
             from honne.faces.finders import finder  # optional extras
 
             self._finder = finder(self.finder)
-        return self._finder.find(image)
+        look_up = getattr(self._finder, "find_in", None)  # in a table of faces, by the name of the picture
+        if look_up is None:
+            return self._finder.find(image)
+        try:
+            return look_up(where, 0, image)
+        except HonneError:  # not in the table
+            return []
 
     def _moved(self, row: Row, image: np.ndarray, face: Face) -> Row:
         """The row with box and landmarks in px of the crop, and without its image."""
@@ -222,8 +233,7 @@ def _fingerprint(pixels: np.ndarray) -> bytes:
 
 def points_of(landmarks: np.ndarray) -> np.ndarray:
     """(5, 2) eye centres, nose tip and mouth corners of (68, 2) iBUG landmarks."""
-    eyes = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
-    return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
+    return np.stack([*eye_centres(landmarks), landmarks[30], landmarks[48], landmarks[54]])
 
 
 def overlap(box: np.ndarray, other: np.ndarray) -> float:

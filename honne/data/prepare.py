@@ -20,6 +20,7 @@ from honne.data import leaks, readers
 from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding, Fallback, Stored, cropped
 from honne.data.landmarks import LandmarkFile, MeshLandmarks
 from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
+from honne.data.mixbasic import Bias, Fold
 from honne.data.readers import Bad, Protocol, ReaderInfo, Row
 from honne.data.splits import assign_splits
 from honne.data.storing import Problems, card, class_counts, store
@@ -30,7 +31,7 @@ from honne.labels import LabelSchema
 
 DONE, SOME_FAILED = 0, 3
 VALID_SHARE, TEST_SHARE = 0.1, 0.2
-Align = Literal["default", "none", "box", "points", "upright", "dmue"]
+Align = Literal["default", "none", "box", "points", "upright", "eyes", "dmue"]
 PUBLISHED = (
     "Protocol as published: the validation rows are the test rows, so figures of a model selected on them are too "
     "high. For clean ones leave --protocol out and pass --valid-share 0.1."
@@ -49,10 +50,14 @@ def prepare(
     images: Literal["aligned", "our_aligned", "original"] | None = None,
     points: Literal["given", "found"] | None = None,
     protocol: Protocol | None = None,
-    dataset: Literal["rafdb", "affectnet"] | None = None,
+    dataset: Literal["rafdb", "affectnet", "emotion6", "webemo", "sentiment"] | None = None,
+    scenes: str | None = None,
     label_set: str | None = None,
     columns: dict[str, str] | None = None,
     subject_pattern: str | None = None,
+    fold: Fold | None = None,
+    bias: Bias | None = None,
+    fold_files: str | None = None,
     align: Align = "default",
     size: int | None = None,
     margin: float | None = None,
@@ -87,7 +92,9 @@ def prepare(
             given.
         protocol: rafdb, affectnet, au_cues: published makes the test rows the validation rows too, as most papers on
             these data have it: what is selected on them has seen the test. Default: clean.
-        dataset: au_cues: which of the two data sets. Default: the only one there.
+        dataset: au_cues: rafdb or affectnet. Default: the only one there. scenes: emotion6, webemo or sentiment.
+        scenes: scenes: a table of what a scene classifier says, to draw the strata from: path, scene and, if known,
+            probability and setting (indoor, outdoor). Default: scene_labels in ROOT.
         label_set: folder, table, affectnet: expression set that the labels are codes or names of (as rafdb or
             affectnet8), or your own class names separated by commas. Default: names in any usual spelling.
             dmue_cache: the set, or the names, in whose order the labels count from 0. Default: affectnet8.
@@ -96,9 +103,15 @@ def prepare(
             Default: columns of these names.
         subject_pattern: folder: regular expression with one group that finds the subject in the path below ROOT, as
             '(S[0-9]+)_'. Default: no subjects.
+        fold: mixbasic: published fold, 1 to 3, whose training and test rows become the splits. Default: no fold; splits
+            are drawn.
+        bias: mixbasic: percent of a fold's tested pairs of data set and emotion that is kept out of training. Default:
+            100.
+        fold_files: mixbasic: folder with the published fold files. Default: ROOT, or a folder in it.
         align: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
-            mouth to fixed places (those of face recognition), upright does so without rotation, dmue brings them to
-            about where DMUE's crops have them. Default: what suits the data set.
+            mouth to fixed places (those of face recognition), upright does so without rotation, eyes brings the two
+            eyes to where MixBasic's crops have them, dmue all five points to about where DMUE's crops have them.
+            Default: what suits the data set.
         size: side of the stored crop in px. Default: what suits the data set.
         margin: for align=box: side of the crop over the longer side of the box. Default: 1.2.
         finder: what finds faces where the data set does not say where they are: mediapipe, yunet:PATH, tasks:PATH or
@@ -115,7 +128,7 @@ def prepare(
         seed: of the random splits.
         copies: rows that repeat, pixel by pixel, a picture of another split, or an earlier one of the same evaluation
             split. drop leaves them out (training rows stay; test goes before valid), report keeps them, refuse stops.
-            Default: drop; with the published protocol, and for data prepared before, report.
+            Default: drop; with the published protocol or a published fold, and for data prepared before, report.
         subjects: people with rows in several official splits: report them, or refuse.
         skip_bad: leave out rows whose label is wrong, instead of stopping at the first.
         limit: at most so many rows of every split, for a quick try.
@@ -147,11 +160,15 @@ def prepare(
         "points": points,
         "protocol": protocol,
         "dataset": dataset,
+        "scenes": scenes,
+        "fold": fold,
+        "bias": bias,
+        "fold_files": fold_files,
     }
     options = _reader_options(reader, module.read, given)
     if hasattr(module, "settled"):
         options |= module.settled(root, **_taken_by(module.settled, options))
-    copies = copies or ("report" if protocol == "published" or reader == "prepared" else "drop")
+    copies = copies or ("report" if protocol == "published" or fold or reader == "prepared" else "drop")
     if protocol == "published" and copies != "report":
         raise WrongCall(
             "--protocol published makes copies of the test rows.", f"It does not go with --copies {copies}."
@@ -167,6 +184,8 @@ def prepare(
             reasons = "; ".join(f"{reason} ({count})" for (_, reason), count in problems.counts.most_common(3))
             raise HonneError(f"{root}: no usable rows: {reasons or 'nothing there'}.", _advice(problems))
         notes = _split(rows, valid_share, test_share, seed)
+        if hasattr(module, "notes"):
+            notes += module.notes(root, **_taken_by(module.notes, options))
         if problems.counts["image", NO_FACE]:
             notes.append(_advice(problems))
         rows = _without_leaks(rows, copies, subjects, problems, notes)
@@ -192,7 +211,10 @@ def _framing(reader: Any, root: Path, cropping: Alignment) -> Alignment:
     delivered: Alignment | None = (
         reader.framing(root) if hasattr(reader, "framing") else getattr(reader, "FRAMING", None)
     )
-    return delivered if delivered and cropping == delivered.as_delivered() else cropping
+    if delivered is None:
+        return cropping
+    delivered = replace(delivered, size=cropping.size)  # resized they are framed the same
+    return delivered if cropping == delivered.as_delivered() else cropping
 
 
 def list_readers() -> None:
@@ -223,7 +245,7 @@ def _alignment(default: Alignment, align: Align, size: int | None, margin: float
     chosen = default.kind if align == "default" else align
     kind = "points" if chosen == "dmue" else chosen
     template = TEMPLATES.get(chosen, ())
-    if template and align != "dmue":
+    if chosen == default.kind:
         template = default.template or template
     if margin is not None and kind != "box":
         raise WrongCall(f"--margin goes with --align box, not with {kind}.")

@@ -22,6 +22,9 @@ from honne.data.geometry import Edge, Moves, move_images, move_maps, move_points
 from honne.errors import WrongCall
 from honne.faces.align import framed
 
+Change = float | tuple[float, float]
+"""How far a factor goes either way from 1, or its smallest and largest value: 0.2 and (0.8, 1.2) are the same."""
+
 _CHANCES = (
     *("flip", "area", "ratio", "left", "top", "warp", "rotation", "scale", "shear", "right", "down"),
     *("colour", "brightness", "contrast", "gamma", "saturation", "grey", "blur", "sigma", "noise"),
@@ -51,13 +54,13 @@ class Augment:
         shear: largest angle, degrees, either way.
         edge: what lies outside the image: its border pixels (`replicate`) or `black`.
         colour: probability that brightness, contrast, gamma and saturation apply.
-        brightness: largest relative change.
-        contrast: largest relative change, about mid-grey.
+        brightness: largest relative change, or smallest and largest factor.
+        contrast: the same, about mid-grey.
         gamma: largest exponent is 1 + gamma, the smallest its inverse.
-        saturation: largest relative change; colour images only.
+        saturation: largest relative change, or smallest and largest factor; colour images only.
         grey: probability that a colour image turns grey.
         blur: probability of a Gaussian blur.
-        blur_sigma: its largest standard deviation, px of the result.
+        blur_sigma: its largest standard deviation, or smallest and largest, px of the result.
         noise: probability of Gaussian noise on the result.
         noise_sigma: its standard deviation, grey levels.
         erase: probability that a random rectangle is erased; never from landmarks and heat maps.
@@ -76,13 +79,13 @@ class Augment:
     shear: float = 0.0
     edge: Edge = "replicate"
     colour: float = 1.0
-    brightness: float = 0.2
-    contrast: float = 0.2
+    brightness: Change = 0.2
+    contrast: Change = 0.2
     gamma: float = 0.0
-    saturation: float = 0.0
+    saturation: Change = 0.0
     grey: float = 0.0
     blur: float = 0.0
-    blur_sigma: float = 2.0
+    blur_sigma: float | tuple[float, float] = 2.0
     noise: float = 0.0
     noise_sigma: float = 5.5
     erase: float = 0.25
@@ -98,6 +101,10 @@ class Augment:
             low, high = getattr(self, name)
             if not 0 < low <= high <= highest:
                 raise WrongCall(f"augment.{name} is ({low}, {high}).", f"Give 0 < smallest <= largest <= {highest:g}.")
+        for name in ("brightness", "contrast", "saturation", "blur_sigma"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) and not 0 <= value[0] <= value[1] < np.inf:
+                raise WrongCall(f"augment.{name} is ({value[0]}, {value[1]}).", "Give 0 <= smallest <= largest.")
         for name in ("crop_ratio", "erase_ratio"):
             if getattr(self, name) < 1:
                 raise WrongCall(f"augment.{name} is {getattr(self, name)}.", "A ratio between sides is at least 1.")
@@ -176,7 +183,20 @@ def transform(
     )
 
 
+def squeezed(image: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 3) of an (H, W, 3) picture, uint8, as IERN's original resizes: Pillow's bicubic filter.
+
+    `honne prepare` takes the bilinear one, also with antialiasing. What follows, `transform` with `centre` and
+    `Normalise`, is the same.
+    """
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
 Chance = dict[str, np.ndarray]
+
+
+def _factors(change: Change) -> tuple[float, float]:
+    return (1 - change, 1 + change) if isinstance(change, (int, float)) else change
 
 
 def _between(chance: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -220,14 +240,17 @@ def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: 
                 images[i].shape
             )
     if coloured and options.saturation:
+        saturation = _between(chance["saturation"], *_factors(options.saturation))
         for i in map(int, np.flatnonzero(changed)):
-            grey, factor = _luma(images[i]), 1 + options.saturation * (2 * chance["saturation"][i] - 1)
+            grey, factor = _luma(images[i]), saturation[i]
             images[i] = (grey + factor * (images[i].astype(np.float32) - grey) + 0.5).clip(0, 255)
     if coloured:
         for i in map(int, np.flatnonzero(chance["grey"] < options.grey)):
             images[i] = _luma(images[i])
+    sigma = options.blur_sigma
+    sigmas = _between(chance["sigma"], *((0, sigma) if isinstance(sigma, (int, float)) else sigma))
     for i in map(int, np.flatnonzero(chance["blur"] < options.blur)):
-        soft = ImageFilter.GaussianBlur(float(options.blur_sigma * chance["sigma"][i]))
+        soft = ImageFilter.GaussianBlur(float(sigmas[i]))
         for plane in images[i]:
             plane[:] = np.asarray(Image.fromarray(plane).filter(soft))
     for i in map(int, np.flatnonzero(chance["noise"] < options.noise)):
@@ -255,8 +278,8 @@ def with_noise(image: np.ndarray, normal: np.ndarray, sigma: float) -> np.ndarra
 def _tables(chance: Chance, options: Augment) -> np.ndarray:
     """(B, 256) uint8: gamma, brightness and contrast of all levels."""
     exponent = (1 + options.gamma) ** _between(chance["gamma"], -1, 1)
-    brightness = 1 + options.brightness * _between(chance["brightness"], -1, 1)
-    contrast = 1 + options.contrast * _between(chance["contrast"], -1, 1)
+    brightness = _between(chance["brightness"], *_factors(options.brightness))
+    contrast = _between(chance["contrast"], *_factors(options.contrast))
     levels = (np.arange(256) / 255) ** exponent[:, None] * brightness[:, None]
     levels = 0.5 + (levels - 0.5) * contrast[:, None]
     return (levels * 255 + 0.5).clip(0, 255).astype(np.uint8)

@@ -10,7 +10,15 @@ from PIL import Image
 
 from honne.errors import HonneError, WrongCall
 from honne.faces.face import Face
-from honne.faces.geometry import inverted, similarity_matrix, transform_points, upright_matrix
+from honne.faces.geometry import (
+    Rounding,
+    eye_centres,
+    eye_matrix,
+    inverted,
+    similarity_matrix,
+    transform_points,
+    upright_matrix,
+)
 
 LARGEST = 10
 """A crop is at most this many times as wide as its image; more is a wrong box, not a face."""
@@ -21,6 +29,10 @@ FER2013_TEMPLATE = ((0.305, 0.377), (0.695, 0.377), (0.5, 0.626), (0.348, 0.784)
 Measured on 2,000 training pictures drawn at random: enlarged four times, set on black, points by the default finder
 (1,921 found). Medians over the pictures and their mirror images (scatter: 0.07 to 0.11 of the side), then scaled by
 1.045, so that bringing the pictures themselves to the template with `upright` keeps their size in the median."""
+
+
+EYE_TEMPLATE = ((0.35, 0.35), (0.65, 0.35))
+"""Where the eye centres are in a crop of MixBasic as published (Chen et al., ACM MM 2022)."""
 
 
 def framed(size: int, centre: float) -> int:
@@ -41,16 +53,18 @@ class Alignment:
     Args:
         kind: `none`: the whole image is the face, resized to `size`. `box`: the square around the face box, its side
             `margin` times the longer box side. `points`: similarity transform (no reflection) that brings the five
-            points to `template`; `upright`: the same without rotation, so that head roll stays in the crop.
+            points to `template`; `upright`: the same without rotation, so that head roll stays in the crop. `eyes`:
+            a similarity transform that brings the eye centres (of 68 landmarks, else the first two points) to
+            `template`; nose and mouth may be anywhere.
         size: side of the crop in px.
         margin: only for `box`.
-        template: five (x, y) in crop units (0..1), for `points` and `upright`.
+        template: five (x, y) in crop units (0..1), for `points` and `upright`; two for `eyes`.
         grey: whether the crop is turned to grey (as three equal channels).
         centre: share of the side, about the centre, that is kept of what all the above frame: cropped at
             `framed(size, centre)` px, of which the central `size` are cut out.
     """
 
-    kind: Literal["none", "box", "points", "upright"] = "none"
+    kind: Literal["none", "box", "points", "upright", "eyes"] = "none"
     size: int = 224
     margin: float = 1.2
     template: tuple[tuple[float, float], ...] = ()
@@ -76,7 +90,8 @@ class Alignment:
         A face without points (a picture that is a crop already, a table of boxes) counts as framed by its box.
 
         Raises:
-            HonneError: the box or the points are not finite, without extent or far larger than the image.
+            HonneError: the box or the points are not finite, without extent or far larger than the image; for `eyes`:
+                they coincide.
         """
         if self.centre != 1:
             frame, margin = self._frame()
@@ -84,10 +99,15 @@ class Alignment:
         height, width = image.shape[:2]
         if self.kind == "none":
             return np.array([[self.size / width, 0, 0], [0, self.size / height, 0]])
+        target = np.array(self.template) * self.size
+        if self.kind == "eyes" and face.landmarks is not None:
+            return eye_matrix(eye_centres(np.asarray(face.landmarks, float)), target)
         if self.kind == "box" or face.points is None:
             return self._box_matrix(face.box, self.margin if self.kind == "box" else 1.0)
-        target = np.array(self.template) * self.size
-        return (similarity_matrix if self.kind == "points" else upright_matrix)(np.asarray(face.points, float), target)
+        points = np.asarray(face.points, float)
+        if self.kind == "eyes":
+            return eye_matrix(points[:2], target)
+        return (similarity_matrix if self.kind == "points" else upright_matrix)(points, target)
 
     def _box_matrix(self, box: np.ndarray, margin: float) -> np.ndarray:
         x, y, width, height = np.asarray(box, float)
@@ -141,6 +161,31 @@ class Alignment:
         return np.asarray(
             surroundings.transform(size, Image.Transform.AFFINE, back.ravel().tolist(), Image.Resampling.BILINEAR)
         )
+
+
+def published_eye_crop(
+    image: np.ndarray, landmarks: np.ndarray, size: int = 256, rounding: Rounding = "released"
+) -> np.ndarray:
+    """The crop of `Alignment("eyes", size, template=EYE_TEMPLATE)` resampled as MixBasic was: bicubic, no antialiasing.
+
+    Args:
+        image: (H, W, 3) uint8, channels in any order.
+        landmarks: (68, 2) indices of pixels, as the original counts: half a pixel less than ours.
+        size: side of the crop, px.
+        rounding: of the eye centres, see `eye_matrix`.
+
+    Returns:
+        (size, size, 3) uint8, black outside the image.
+
+    Raises:
+        HonneError: OpenCV is not installed, or the eyes coincide.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise HonneError("Cropping as published needs OpenCV.", "Install it with: pip install 'honne[face]'") from None
+    matrix = eye_matrix(eye_centres(landmarks), size * np.array(EYE_TEMPLATE), rounding)
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC)
 
 
 def _whole(image: np.ndarray, size: int) -> np.ndarray:

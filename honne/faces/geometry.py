@@ -5,7 +5,14 @@ Coordinates are continuous px: (0, 0) is the outer corner of the first pixel, (0
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+
+from honne.errors import HonneError
+
+Rounding = Literal["none", "released"]
+Shift = Literal["none", "released"]
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -55,3 +62,49 @@ def inverted(matrix: np.ndarray) -> np.ndarray:
     """The (2, 3) affine matrix that undoes another."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.column_stack([linear, -linear @ matrix[:, 2]])
+
+
+def eye_centres(landmarks: np.ndarray) -> np.ndarray:
+    """(2, 2) centres of the image-left and the image-right eye of (68, 2) iBUG landmarks."""
+    return np.stack([landmarks[36:42].mean(0), landmarks[42:48].mean(0)])
+
+
+def eye_matrix(eyes: np.ndarray, target: np.ndarray, rounding: Rounding = "none") -> np.ndarray:
+    """(2, 3) similarity that brings two eye centres to a level pair of points.
+
+    Args:
+        eyes: (2, 2) px: image-left eye, image-right eye.
+        target: (2, 2) px; both of the same height.
+        rounding: `released` cuts the fractions off the eye centres, and off the point between them, before it turns
+            and scales about that point, as the released preprocessing of MixBasic does: the eyes end up to a pixel of
+            the image away from the target, and up to half a pixel more by the point between.
+
+    Raises:
+        HonneError: the eyes coincide.
+    """
+    if rounding == "released":
+        eyes = np.trunc(eyes)
+    across = eyes[1] - eyes[0]
+    distance = float(np.hypot(*across))
+    if not distance:
+        raise HonneError("The centres of the two eyes coincide.", "Check the landmarks.")
+    scale = (target[1, 0] - target[0, 0]) / distance
+    cosine, sine = scale * across / distance
+    linear = np.array([[cosine, sine], [-sine, cosine]])
+    middle = np.floor(eyes.mean(0)) if rounding == "released" else eyes.mean(0)
+    return np.column_stack([linear, target.mean(0) - linear @ middle])
+
+
+def turned_right(image: np.ndarray, shift: Shift = "none") -> np.ndarray:
+    """(W, H, ...) picture: an (H, W, ...) one turned clockwise by 90 degrees.
+
+    Args:
+        image: pixels.
+        shift: `released`: one pixel further right, the last column lost and the first one black, as the released
+            preprocessing of MixBasic turns MMI's videos.
+    """
+    turned = np.ascontiguousarray(np.rot90(image, -1))
+    if shift == "released":
+        turned = np.roll(turned, 1, axis=1)
+        turned[:, 0] = 0
+    return turned

@@ -13,6 +13,7 @@ needs. It may also have
     FRAMING: Alignment, or def framing(root) -> Alignment       # how faces are framed that it delivers cropped
     def settled(root: Path, *, option=...) -> dict[str, Any]    # options that only ROOT settles
     def info(root: Path) -> ReaderInfo                          # where contact and licence depend on the root
+    def notes(root: Path, *, option=...) -> list[str]           # what is to be said of the data beside counts
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ READERS = (
     "table",
     "identities",
     "au_cues",
+    "mixbasic",
+    "scenes",
     "prepared",
 )
 
