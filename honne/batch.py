@@ -110,6 +110,7 @@ class Prediction(_Movable):
         valence_arousal: (B, 2) in [-1, 1].
         uncertainty: (B,) in [0, 1]; only of methods that estimate it themselves.
         features: (B, D) embedding before the heads.
+        strata: (B, K, C) expression logits under the intervention on each confounder stratum.
         auxiliary: (B, C) logits of a second classifier that only training looks at.
     """
 
@@ -118,4 +119,5 @@ class Prediction(_Movable):
     valence_arousal: Tensor | None = None
     uncertainty: Tensor | None = None
     features: Tensor | None = None
+    strata: Tensor | None = None
     auxiliary: Tensor | None = None

@@ -166,6 +166,8 @@ class Model:
         prediction = self.network(batch)
         if prediction.expression is not None:
             prediction.expression = prediction.expression / self.config.temperature
+        if prediction.strata is not None:
+            prediction.strata = prediction.strata / self.config.temperature
         return prediction
 
     def predict(self, images: np.ndarray) -> Prediction:

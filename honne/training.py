@@ -126,7 +126,10 @@ def run(recipe: Recipe, out: Path) -> Path:
         with replacing(out / "label_noise.csv") as path:
             data.flips.to_csv(path, index=False)
     steps = _steps(recipe, data)
-    trained = new_method(recipe, data, steps)
+    network = method(recipe.method).network_options(recipe.options, _network_options(recipe), data)
+    trained = new_method(recipe, data, steps, network)
+    if recipe.trainer.accumulate > 1 and not trained.automatic_optimization:
+        raise WrongCall(f"method {recipe.method} steps after every batch.", "Leave out --trainer.accumulate.")
     checkpoints = out / "checkpoints"
     best = ModelCheckpoint(
         checkpoints,
@@ -145,7 +148,7 @@ def run(recipe: Recipe, out: Path) -> Path:
         precision=recipe.trainer.precision,
         max_epochs=recipe.trainer.epochs,
         accumulate_grad_batches=recipe.trainer.accumulate,
-        gradient_clip_val=recipe.optim.clip or None,
+        gradient_clip_val=recipe.optim.clip if trained.automatic_optimization and recipe.optim.clip else None,
         limit_train_batches=recipe.trainer.batches or None,
         val_check_interval=recipe.trainer.validate_every,
         sync_batchnorm=recipe.trainer.sync_batchnorm,
@@ -162,7 +165,7 @@ def run(recipe: Recipe, out: Path) -> Path:
     if trainer.is_global_zero:
         join_logs(out / "logs")
         draw_curves(out / "logs" / "metrics.csv", out / "curves.png")
-        _finish(recipe, out, trained, data, Path(best.best_model_path))
+        _finish(recipe, out, trained, data, Path(best.best_model_path), network)
     trainer.strategy.barrier()
     return out / "model"
 
@@ -180,18 +183,18 @@ def _ctrl_c() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def new_method(recipe: Recipe, data: DataModule, steps: int) -> Method:
-    """The method of a recipe with a fresh network for these data."""
+def new_method(recipe: Recipe, data: DataModule, steps: int, options: dict[str, Any]) -> Method:
+    """The method of a recipe with a fresh network of these options for these data."""
     chosen = method(recipe.method)
     schema = chosen.learned(data.labels)
-    network = build("face", _network_options(recipe), schema)
+    network = build("face", options, schema)
     if recipe.model.weights is not None:
         left = load_weights(network.get_submodule("backbone"), recipe.model.weights)
         log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return chosen(
         recipe.options,
-        **chosen.facts(data),
+        **chosen.facts(recipe.options, data),
         network=network,
         schema=schema,
         normalise=Normalise(recipe.model.mean, recipe.model.std, channels_last=True),
@@ -336,7 +339,7 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", text)
 
 
-def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: Path) -> None:
+def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: Path, network: dict[str, Any]) -> None:
     """Best weights -> temperature on validation -> RUN/model with figures and card."""
     state = torch.load(best, map_location="cpu", weights_only=True)
     trained.load_state_dict(state["state_dict"])
@@ -347,7 +350,7 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     config = ModelConfig(
         name=recipe.model.name or out.name,
         method=recipe.method,
-        network={"kind": "face", "options": _network_options(recipe)},
+        network={"kind": "face", "options": network},
         labels=trained.schema,
         mean=recipe.model.mean,
         std=recipe.model.std,

@@ -4,7 +4,11 @@ A system is one module of this package with
 
     def read(files: list[Path], name: str, *, option=...) -> Model
 
-Options are keyword-only, have defaults and are named in `import_model`; a system takes those it needs.
+Options are keyword-only, have defaults and are named in `import_model`; a system takes those it needs. It may have
+
+    def keep(files: list[Path], model: Model, out: Path) -> None
+
+which writes into the model's folder what goes there besides.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from honne.card import RESPONSIBLE_USE
@@ -21,7 +26,7 @@ from honne.console import say
 from honne.errors import HonneError, WrongCall
 from honne.models import Model
 
-SYSTEMS = ("dmue", "au_cues")
+SYSTEMS = ("dmue", "au_cues", "iern")
 
 
 def import_model(
@@ -31,6 +36,7 @@ def import_model(
     *,
     labels: str | None = None,
     stem: Literal["released", "standard"] | None = None,
+    strata: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Turn a checkpoint of another system into a model that every honne command takes.
@@ -39,41 +45,48 @@ def import_model(
     is found out from its entries.
 
     Args:
-        system: that wrote the checkpoint: dmue or au_cues.
-        files: of the checkpoint; au_cues: the folder of a model, with config_model.yaml and model.pt.
+        system: that wrote the checkpoint: dmue, au_cues or iern.
+        files: of the checkpoint; au_cues: the folder of a model, with config_model.yaml and model.pt; iern: the folder
+            with 160_net_Base.pth and the other parts, or the parts of one epoch.
         out: folder of the model to write.
         labels: the classes in the order of the outputs: a set of that order, as rafdb or sfew, or names separated by
             commas. Default: what the system's published weights have (dmue: the eight of affectnet8; au_cues: the seven
-            of au_cues).
+            of au_cues; iern: anger, disgust, fear, happiness, sadness, surprise, or negative, positive).
         stem: dmue, ResNet-18: released has no ReLU and pools 2 x 2, as the published weights need; standard is
             everybody's ResNet-18. Default: released.
+        strata: iern: the data set that the confounder strata are of (mixbasic, emotion6, webemo, sentiment), or their
+            names in the order of the prototypes, separated by commas. Default: mixbasic, for three.
         overwrite: replace the model in OUT.
 
     Raises:
         HonneError: a file cannot be read, or is not what the system writes; OUT exists.
         WrongCall: there is no such system, or it has no such option.
     """
-    read = _reader(system)
+    module = _module(system)
+    read: Callable[..., Model] = module.read
     known = [name for name, p in inspect.signature(read).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    given = {name: value for name, value in {"labels": labels, "stem": stem}.items() if value is not None}
+    options = {"labels": labels, "stem": stem, "strata": strata}
+    given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - known:
         raise WrongCall(f"system '{system}' has no option --{name}; it takes {', '.join(f'--{k}' for k in known)}.")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise HonneError(f"{out}: already exists.", "Name another folder, or pass --overwrite to replace the model.")
     model = read([Path(file) for file in files], out.name, **given)
+    if hasattr(module, "keep"):
+        module.keep([Path(file) for file in files], model, out)
     model.save(out, metrics={}, card=_card(model))
     say(f"{out}: {_summary(model)}.")
 
 
-def _reader(system: str) -> Callable[..., Model]:
+def _module(system: str) -> ModuleType:
     if system not in SYSTEMS:
         near = difflib.get_close_matches(system, SYSTEMS, 1)
         raise WrongCall(
             f"there is no system '{system}' to import from; there are {', '.join(SYSTEMS)}.",
             f"Did you mean '{near[0]}'?" if near else "`honne import --help` says more.",
         )
-    return importlib.import_module(f"honne.interop.{system}").read
+    return importlib.import_module(f"honne.interop.{system}")
 
 
 def _summary(model: Model) -> str:

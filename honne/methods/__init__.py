@@ -10,6 +10,7 @@ from honne.errors import WrongCall
 
 METHODS = {
     "erm": "honne.methods.erm:Erm",
+    "iern": "honne.methods.iern:Iern",
     "dmue": "honne.methods.dmue:Dmue",
     "identity": "honne.methods.identity:Identity",
 }

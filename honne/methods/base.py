@@ -21,7 +21,7 @@ from honne.losses import concordance, expression_loss
 from honne.methods.au_cues import AuCues
 from honne.metrics.action_units import au_f1
 from honne.metrics.expression import class_scores, confusion_matrix
-from honne.schedules import OptimOptions, optimizer, schedule
+from honne.schedules import OptimOptions, Schedule, optimizer, schedule
 
 
 class Method(LightningModule):
@@ -50,9 +50,14 @@ class Method(LightningModule):
     """Which rows it is trained and validated on: those with a label, with an expression, or that name their subject."""
 
     @classmethod
-    def facts(cls, data: DataModule) -> dict[str, Any]:
+    def facts(cls, options: Any, data: DataModule) -> dict[str, Any]:
         """What it must know of the training data: further arguments of its constructor."""
         return {}
+
+    @classmethod
+    def network_options(cls, options: Any, given: dict[str, Any], data: DataModule) -> dict[str, Any]:
+        """Options of the network: those given, or what the method makes of them for these data."""
+        return given
 
     @classmethod
     def learned(cls, schema: LabelSchema) -> LabelSchema:
@@ -112,16 +117,24 @@ class Method(LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         terms = self.terms(self.prepared(batch))
+        self.require_finite(terms)
         total = torch.stack(list(terms.values())).sum()
-        if not total.isfinite():
-            raise HonneError(
-                f"the loss of epoch {self.current_epoch}, batch {step} is not a number "
-                f"({', '.join(f'{name} {value.item():.3g}' for name, value in terms.items())}).",
-                "Lower --optim.lr, or look at the features for NaN; the last checkpoint is as it was.",
-            )
         logged = {f"train/{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged | {"train/loss": total.detach()}, batch_size=len(batch), on_step=False, on_epoch=True)
         return total
+
+    def require_finite(self, terms: dict[str, Tensor]) -> None:
+        """Stop before a step that would spoil the weights.
+
+        Raises:
+            HonneError: the sum of the terms is not a number.
+        """
+        if not torch.stack(list(terms.values())).sum().isfinite():
+            raise HonneError(
+                f"the loss of epoch {self.current_epoch}, step {self.global_step} is not a number "
+                f"({', '.join(f'{name} {value.item():.3g}' for name, value in terms.items())}).",
+                "Lower --optim.lr, or look at the features for NaN; the last checkpoint is as it was.",
+            )
 
     def validation_step(self, batch: Batch, step: int) -> None:
         prediction = self.predict(batch) if self.au_cues is None else self._watched(self.au_cues, batch)
@@ -150,6 +163,15 @@ class Method(LightningModule):
         for name in figures[0] if figures else ():
             scores[name] = torch.cat([each[name] for each in figures]).nanmean()
         self.log_dict({f"valid/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+        if self.optim.schedule == "plateau":
+            if "loss" not in scores:
+                raise HonneError(
+                    "optim.schedule plateau watches a validation loss, and this method or these labels give none.",
+                    "Choose another optim.schedule.",
+                )
+            for config in self.trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, Schedule):
+                    config.scheduler.observe(scores["loss"].item())
 
     def scores(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
         """Figures of the validation rows, logged as `valid/NAME`."""

@@ -281,7 +281,7 @@ class Dmue(Method):
     memory: Tensor
 
     @classmethod
-    def facts(cls, data: DataModule) -> dict[str, Any]:
+    def facts(cls, options: Any, data: DataModule) -> dict[str, Any]:
         """Rows of the data sets."""
         return {"rows": len(data.training)}
 

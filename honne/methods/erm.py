@@ -19,6 +19,7 @@ from honne.batch import NOT_LABELLED, Batch
 from honne.data.loading import DataModule
 from honne.data.sampling import inverse_frequency
 from honne.data.transforms import mix_images
+from honne.errors import WrongCall
 from honne.losses import (
     action_unit_loss,
     expression_loss,
@@ -28,6 +29,7 @@ from honne.losses import (
     valence_arousal_loss,
 )
 from honne.methods.base import Method
+from honne.methods.strata import Strata, StratumOf
 
 
 @dataclass
@@ -41,6 +43,9 @@ class ErmOptions:
         label_smoothing: share of each expression target given to the uniform distribution, 0..1.
         class_weights: balanced weights each expression class by the inverse of its share of the training labels, and
             each action unit's presence by its odds of absence; none leaves them equal.
+        logit_adjustment: stratum raises the expression logits in training by how much more often each occurs in the
+            face's confounder stratum (column `domain`) than by chance, so that nothing is learned from such pairs
+            themselves.
         mixup: parameter of the Beta distribution of mixup; 0 = off.
         cutmix: parameter of the Beta distribution of CutMix; 0 = off. With both on, each batch takes one by a coin.
         expression_weight: weight of the expression loss.
@@ -51,11 +56,16 @@ class ErmOptions:
     expression_loss: Literal["cross_entropy", "multi_target", "focal", "squared", "absolute"] = "cross_entropy"
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
+    logit_adjustment: Literal["none", "stratum"] = "none"
     mixup: float = 0.0
     cutmix: float = 0.0
     expression_weight: float = 1.0
     action_unit_weight: float = 1.0
     valence_arousal_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.logit_adjustment != "none" and (self.mixup or self.cutmix):
+            raise WrongCall("erm.logit_adjustment needs faces of one stratum, not mixed ones.", "Leave mixing out.")
 
 
 class Erm(Method):
@@ -65,6 +75,7 @@ class Erm(Method):
         options: `ErmOptions`.
         class_weights: (C,) of the expressions, where the options ask for them.
         unit_shares: (A,) share of presence among the coded training labels, for `class_weights`.
+        strata: of the training rows, for `logit_adjustment`.
         shared: arguments of `Method`.
     """
 
@@ -78,17 +89,19 @@ class Erm(Method):
         *,
         class_weights: Tensor | None = None,
         unit_shares: Tensor | None = None,
+        strata: Strata | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.options = options
         balanced = options.class_weights == "balanced"
         self.register_buffer("class_weights", class_weights if balanced else None, persistent=False)
+        self.stratum_of = None if strata is None else StratumOf(strata, adjust=True)
         self.register_buffer("positive_weights", _odds(unit_shares) if balanced else None, persistent=False)
 
     @classmethod
-    def facts(cls, data: DataModule) -> dict[str, Tensor | None]:
-        """Weights of the expressions, and share of presence of each action unit, by the training labels."""
+    def facts(cls, options: ErmOptions, data: DataModule) -> dict[str, Any]:
+        """Weights of the expressions, share of presence of each action unit, and strata, by the training rows."""
         known, rows = data.training.known, data.train_rows()
         classes = units = None
         if known.expression is not None:
@@ -99,7 +112,8 @@ class Erm(Method):
             present = np.nansum(known.action_units[rows], 0)
             coded = np.maximum((~np.isnan(known.action_units[rows])).sum(0), 1)
             units = torch.from_numpy(present / coded).float()
-        return {"class_weights": classes, "unit_shares": units}
+        strata = Strata.of(data) if options.logit_adjustment == "stratum" else None
+        return {"class_weights": classes, "unit_shares": units, "strata": strata}
 
     def prepared(self, batch: Batch) -> Batch:
         batch = super().prepared(batch)
@@ -113,6 +127,9 @@ class Erm(Method):
         prediction, labels, terms = self.network(batch), batch.labels, {}
         target = labels.expression_target(len(self.schema.expressions))
         if prediction.expression is not None and target is not None:
+            if self.stratum_of is not None:
+                adjustment = self.stratum_of.of_expressions(self.stratum_of(batch))
+                prediction.expression = prediction.expression + adjustment
             terms["expression"] = self.options.expression_weight * self._expression_loss(
                 prediction.expression.float(), target
             )

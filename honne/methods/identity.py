@@ -179,7 +179,7 @@ class Identity(Method):
         return LabelSchema()
 
     @classmethod
-    def facts(cls, data: DataModule) -> dict[str, Any]:
+    def facts(cls, options: Any, data: DataModule) -> dict[str, Any]:
         """Which subjects are trained on.
 
         Raises:

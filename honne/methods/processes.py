@@ -1,7 +1,8 @@
-"""Rows of all processes of a data-parallel run, with gradients."""
+"""What the processes of a data-parallel run tell each other beyond what DDP does."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,17 @@ def of_all_processes(rows: Tensor) -> Tensor:
     """
     gathered: Tensor = _Gathered.apply(rows)
     return gathered
+
+
+def mean_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Make each tensor, in place, its mean over all processes; of one process nothing changes."""
+    if not (processes.is_available() and processes.is_initialized() and tensors):
+        return
+    flat = torch.cat([each.flatten() for each in tensors])
+    processes.all_reduce(flat)
+    flat /= processes.get_world_size()
+    for each, mean in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
+        each.copy_(mean.view_as(each))
 
 
 class _Gathered(torch.autograd.Function):

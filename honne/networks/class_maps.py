@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from honne.errors import WrongCall
+from honne.networks.intervention import Interventional
 
-HeadName = Literal["linear", "gap", "max", "lse", "prm", "wildcat", "tscam", "acol"]
+HeadName = Literal["linear", "gap", "max", "lse", "prm", "wildcat", "tscam", "acol", "interventional"]
 
 
 def xavier(head: nn.Module) -> None:
@@ -272,6 +273,7 @@ HEADS: dict[str, type[nn.Module]] = {
     "wildcat": Wildcat,
     "tscam": TsCam,
     "acol": Acol,
+    "interventional": Interventional,
 }
 
 

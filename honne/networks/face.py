@@ -18,6 +18,7 @@ from honne.networks.attention_dropout import add_attention_dropout
 from honne.networks.checkpoints import plain_tensors
 from honne.networks.class_maps import Acol, ClassMaps, HeadName, build_head
 from honne.networks.dmue_resnets import GeM
+from honne.networks.intervention import Interventional
 from honne.networks.layers import as_map
 
 LINEAR = "Train with --model.head linear and without --model.head_options."
@@ -107,6 +108,11 @@ class FaceNetwork(nn.Module):
         """Maps of every stage, (B, C_l, H_l, W_l) each, channels first whatever the backbone."""
         return self.backbone.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
 
+    def maps(self, images: Tensor) -> Tensor:
+        """The last map (B, D', H, W), channels first whatever the backbone, of normalised images (B, 3, H, W)."""
+        maps = as_map(self.last_map(self.backbone.forward_features(images)), self.backbone)
+        return nn.functional.dropout2d(maps, self.dropout.p, self.training)
+
     def embedding(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of normalised images (B, 3, H, W)."""
         features: Tensor = self.backbone.forward_head(self.last_map(self.backbone.forward_features(images)))
@@ -115,7 +121,7 @@ class FaceNetwork(nn.Module):
     @property
     def spatial(self) -> bool:
         """Whether expressions come from the last map rather than from pooled features."""
-        return isinstance(self.expression, (ClassMaps, Acol))
+        return isinstance(self.expression, (ClassMaps, Acol, Interventional))
 
     @property
     def linear(self) -> nn.Linear:
@@ -151,7 +157,12 @@ class FaceNetwork(nn.Module):
         if maps is None:
             raise HonneError("this head works on the last map, not on pooled features.", LINEAR)
         maps = nn.functional.dropout2d(maps, self.dropout.p, self.training)
-        if isinstance(self.expression, Acol) and self.training:
+        if isinstance(self.expression, Interventional):
+            emotion = self.expression.encode(maps)
+            prediction.features = emotion.mean((2, 3))
+            prediction.strata = self.expression.intervene(emotion)
+            prediction.expression = self.expression.adjusted(prediction.strata)
+        elif isinstance(self.expression, Acol) and self.training:
             first, second = self.expression.branches(maps, labels)
             prediction.expression, prediction.auxiliary = first.mean((2, 3)), second.mean((2, 3))
         else:
@@ -174,7 +185,7 @@ class FaceNetwork(nn.Module):
         """
         if isinstance(self.expression, Acol):
             return self.expression.class_maps(maps, target)
-        if isinstance(self.expression, ClassMaps):
+        if isinstance(self.expression, (ClassMaps, Interventional)):
             return self.expression.class_maps(maps)
         weight = self.linear.weight
         if isinstance(self.neck, nn.BatchNorm1d):
