@@ -63,7 +63,7 @@ COMMANDS = {
     "train": Command("honne.training", "train a recipe; running it again resumes"),
     "evaluate": Command("honne.evaluation:evaluate", "metrics of a model on a data set, with intervals", ("model",)),
     "compare": Command("honne.evaluation:compare", "paired bootstrap between two evaluations", ("a", "b")),
-    "audit": Command("honne.audit:audit", "ambiguous faces and doubtful labels: one HTML page + JSON", ("model",)),
+    "audit": Command("honne.audit:audit", "ambiguity, doubtful labels, bias: one HTML page + JSON", ("model",)),
     "analyze": Command("honne.analysis:command", "stills, folders, videos, camera -> one table", ("inputs",)),
     "explain": Command(
         "honne.explain.explaining:command", "where a model looks: pictures, arrays, action units", ("model", "inputs")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,14 +11,13 @@ import pandas as pd
 
 import honne
 from honne.audit.faces import Doubts, Faces
+from honne.data.derived import deriving, share
 from honne.data.manifest import PreparedData, sha256, write_manifest
 from honne.data.world.dataset import TRUTH
 from honne.models import Model
 
 Correct = Literal["relabel", "drop"]
 CHANGES = "changes.csv"
-SHARED = ("images", "sequences", TRUTH)
-"""What does not change and is shared with the data set, without copying."""
 
 
 def changes(faces: Faces, found: Doubts, classes: tuple[str, ...], how: Correct) -> pd.DataFrame:
@@ -51,23 +47,14 @@ def write_corrected(out: Path, data: PreparedData, listed: pd.DataFrame, model: 
         listed: from `changes`.
         model: that suggested them.
     """
-    aside, before = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
-    try:
-        aside.mkdir(parents=True)
-        for name in SHARED:
-            _share(data.root / name, aside / name)
+    with deriving(out, data) as aside:
+        share(data.root / TRUTH, aside / TRUTH)
         listed.drop(columns="row").to_csv(aside / CHANGES, index=False)
         text = _sentence(data, listed, model)
         (aside / "card.md").write_text(_card(data, text), encoding="utf-8")
         source = {**data.schema.source, "labels": text, "corrected from": sha256(data.root / "manifest.parquet")}
         schema = replace(data.schema, name=f"{data.schema.name}, corrected", source=source, version=honne.__version__)
         write_manifest(aside, _corrected(data.rows, listed), schema)
-        with suppress(FileNotFoundError):
-            out.replace(before)
-        aside.replace(out)
-    finally:
-        for folder in (aside, before):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _corrected(rows: pd.DataFrame, listed: pd.DataFrame) -> pd.DataFrame:
@@ -80,19 +67,6 @@ def _corrected(rows: pd.DataFrame, listed: pd.DataFrame) -> pd.DataFrame:
         target[at] = None
         changed["target"] = target
     return changed
-
-
-def _share(source: Path, copy: Path) -> None:
-    """Hard links, so that either folder can go; symbolic ones where the file system of `copy` is another."""
-    if source.is_dir():
-        copy.mkdir()
-        for each in source.iterdir():
-            _share(each, copy / each.name)
-    elif source.is_file():
-        try:
-            os.link(source.resolve(), copy)
-        except OSError:
-            copy.symlink_to(source.resolve())
 
 
 def _sentence(data: PreparedData, listed: pd.DataFrame, model: Model) -> str:

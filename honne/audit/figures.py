@@ -80,7 +80,7 @@ class Figures:
         clusters = cluster_rows(self.faces.data.rows.iloc[rows])[0]
         values = measure(None)
         draws = bootstrap(measure, clusters, self.replicates, self.seed)
-        return {name: _figure(value, *interval(draws[name])) for name, value in values.items()}
+        return {name: figure(value, *interval(draws[name])) for name, value in values.items()}
 
     def _uncertainty(self) -> dict[str, Any]:
         values = self.faces.uncertainty.double()
@@ -198,6 +198,7 @@ def _share(of: Tensor, among: Tensor, weight: Tensor | None) -> Tensor:
     return mean(of.double().masked_fill(~among, torch.nan), weight)
 
 
-def _figure(value: Tensor, low: Tensor, high: Tensor) -> Figure:
+def figure(value: Tensor, low: Tensor, high: Tensor) -> Figure:
+    """For JSON: `None` where a number is undefined."""
     entries = {"value": float(value), "low": float(low), "high": float(high)}
     return {name: entry if math.isfinite(entry) else None for name, entry in entries.items()}
