@@ -249,7 +249,7 @@ class Interventional(nn.Module):
         average: Average = "logits",
     ) -> None:
         super().__init__()
-        shares = [1 / len(strata)] * len(strata) if prior is None else list(prior)
+        shares = [1.0] * len(strata) if prior is None else list(prior)
         if len(strata) < 2 or len(shares) != len(strata) or min(shares) < 0 or not sum(shares):
             raise WrongCall(
                 f"head interventional: strata {', '.join(strata) or 'none'} with prior {shares}.",
