@@ -15,6 +15,8 @@ import pytest
 pytest.register_assert_rewrite(
     *("dmue_data", "dmue_faces", "dmue_networks"),
     *("au_cues_cams", "au_cues_data", "au_cues_losses", "au_cues_maps", "au_cues_measures", "au_cues_networks"),
+    *("iern_faces", "iern_metrics", "iern_networks", "iern_preprocess", "iern_scenes", "iern_schedules"),
+    *("iern_splits", "iern_training"),
 )
 
 OWN = Path(__file__).parent / "data"

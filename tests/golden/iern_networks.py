@@ -26,19 +26,23 @@ def count(state: dict[str, Tensor], pattern: str) -> int:
     return len({found[0] for name in state if (found := re.search(pattern, name))})
 
 
+class _HandsOn(nn.Module):
+    """A decoder that gives the emotion feature back in every stratum."""
+
+    def strata(self, emotion: Tensor, prototypes: Tensor, pooled: bool) -> Tensor:
+        assert pooled
+        return emotion.mean((2, 3)).repeat_interleave(len(prototypes), 0)
+
+
 class Classifier(nn.Module):
-    """The head's pooling and classifier, behind a decoder that hands on the emotion feature in each of two strata."""
+    """The head's classifier and averages, of two strata that do not differ."""
 
     def __init__(self, state: dict[str, Tensor], maps: np.ndarray) -> None:
         super().__init__()
         classes, channels = state["fc.weight"].shape
-        self.head = Interventional(
-            channels, classes, strata=["a", "b"], side=maps.shape[2:], channels=channels, decoder_blocks=0
-        )
+        self.head = Interventional(channels, classes, strata=["a", "b"], side=maps.shape[2:], channels=channels)
         self.head.classifier.load_state_dict({name.removeprefix("fc."): value for name, value in state.items()})
-        first = self.head.decoder.first
-        nn.init.zeros_(first.weight)
-        first.weight.data[range(channels), range(channels), 1, 1] = 1
+        self.head.decoder = _HandsOn()  # type: ignore[assignment]
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.head.adjusted(self.head.intervene(maps))
