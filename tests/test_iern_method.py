@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -34,6 +35,7 @@ from honne.methods.strata import Strata
 from honne.networks.face import FaceNetwork
 from honne.schedules import OptimOptions
 
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no")
 CLASSES = ("neutral", "happiness", "sadness")
 BODY = {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "stem_width": 4}
 SMALL = {"channels": 6, "encoder_blocks": 1, "decoder_blocks": 2, "discriminator_blocks": 1, "init_gain": 0.3}
@@ -397,8 +399,6 @@ honne.train("iern", data=sys.argv[1], out=sys.argv[2], overrides=json.loads(sys.
 
 
 def test_two_processes_stay_alike(world: Path, tmp_path: Path) -> None:
-    import json
-
     options = RUN | {"trainer.devices": 2, "trainer.epochs": 1, "data.batch_size": 8, "optim.clip": 1.0}
     options |= {"iern.prototypes": "running_mean"}
     script = tmp_path / "run.py"

@@ -213,6 +213,11 @@ class Iern(Method):
     def configure_optimizers(self) -> Any:
         if self.trainer.precision == "16-mixed":
             raise WrongCall("method iern has three optimisers, which 16-mixed cannot scale.", "Take bf16-mixed.")
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.modules()):
+            raise WrongCall(
+                "method iern takes BatchNorm statistics of each stratum by itself, which are not shared.",
+                "Leave out --trainer.sync_batchnorm.",
+            )
         head = self.head
         discriminators = {"emotion": self.emotion_discriminator, "stratum": self.stratum_discriminator}
         centers = nn.ParameterList([self.centers])
@@ -257,7 +262,9 @@ class Iern(Method):
 
         terms |= more | last
         total = torch.stack([term.detach() for term in terms.values()]).sum()
-        figures |= hidden | {name: term.detach() for name, term in terms.items()} | {"loss": total}
+        apart = torch.pdist(self.centers.detach()).mean() / self.centers.shape[1] ** 0.5  # 0: prototypes collapsed
+        figures |= hidden | {name: term.detach() for name, term in terms.items()}
+        figures |= {"loss": total, "prototype_distance": apart}
         logged = {f"train/{name}": value for name, value in figures.items()}
         self.log_dict(logged, batch_size=len(batch), on_step=False, on_epoch=True)
         for rates in cast(list[Any], self.lr_schedulers()):

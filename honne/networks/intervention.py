@@ -72,6 +72,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(2 * channels, channels, 3, padding=1)
         self.blocks: Any = nn.Sequential(*(ResBlock(channels) for _ in range(blocks)))
+        self._kept: tuple[Tensor, tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
 
     def forward(self, emotion: Tensor, context: Tensor) -> Tensor:
         """Base feature (B, C, H, W) of an emotion and a context feature of that shape."""
@@ -91,17 +92,44 @@ class Decoder(nn.Module):
         Returns:
             (B * K, C, H, W), or (B * K, C) where pooled; the strata of a face stand together.
         """
-        weight = self.first.weight.split(emotion.shape[1], 1)
-        parts = (F.conv2d(emotion, weight[0], self.first.bias, padding=1), F.conv2d(prototypes, weight[1], padding=1))
-        maps, strata = _every_pair(*parts), len(prototypes)
+        first = F.conv2d(emotion, self.first.weight[:, : emotion.shape[1]], self.first.bias, padding=1)
+        context, hidden_context = self._context_share(prototypes, first.dtype)
+        maps, strata = _every_pair(first, context), len(prototypes)
         for number, block in enumerate(self.blocks, 1):
-            hidden = block.conv1(maps) if number > 1 else _every_pair(*map(block.conv1, parts))
+            hidden = block.conv1(maps) if number > 1 else _every_pair(block.conv1(first), hidden_context)
             hidden = norm_of_strata(block.norm1, hidden, strata).relu()
             if pooled and not self.training and number == len(self.blocks):
                 added = mean_of_convolution(hidden, block.conv2.weight)
                 return maps.mean((2, 3)) + block.norm2(added[:, :, None, None]).flatten(1)
             maps = maps + norm_of_strata(block.norm2, block.conv2(hidden), strata)
         return maps.mean((2, 3)) if pooled else maps
+
+    def _context_share(self, prototypes: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What prototypes come to after the first convolution, and after that of the first block.
+
+        Where only predictions are made it is computed once, then kept until a change of weights or prototypes (`train`
+        and `eval` count as one, for fused optimisers leave no trace). For a single face it is 3 tenths of the work.
+        """
+        of = prototypes, self.first.weight, self.blocks[0].conv1.weight
+        lasting = not (self.training or torch.is_grad_enabled() or any(each.is_inference() for each in of))
+        state = (kind, *(each._version for each in of)) if lasting else ()
+        kept = self._kept
+        if lasting and kept is not None and kept[0] is prototypes and kept[1] == state:
+            return kept[2]
+        context = F.conv2d(prototypes, self.first.weight[:, -prototypes.shape[1] :], padding=1)
+        share = context, self.blocks[0].conv1(context)
+        if lasting:
+            self._kept = prototypes, state, share
+        return share
+
+    def train(self, mode: bool = True) -> Decoder:
+        """As every module's."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept: in a copy, changes are counted anew, and could come to the same number."""
+        return self.__dict__ | {"_kept": None}
 
 
 def _every_pair(emotion: Tensor, context: Tensor) -> Tensor:
@@ -144,8 +172,8 @@ def mean_of_convolution(maps: Tensor, weight: Tensor) -> Tensor:
         (B, D), as `conv2d(maps, weight, padding=1).mean((2, 3))`.
     """
     high, wide = maps.shape[2:]
-    rows, columns = (_seen(side).to(maps) for side in (high, wide))
-    sums = torch.einsum("bchw,ih,jw->bcij", maps, rows, columns)
+    seen = torch.kron(_seen(high), _seen(wide)).to(maps)
+    sums = maps.flatten(2) @ seen.T
     return sums.flatten(1) @ weight.flatten(1).T / (high * wide)
 
 

@@ -338,6 +338,7 @@ def test_the_recorded_initial_state_is_the_whole_of_ours(golden: Arrays) -> None
 
 
 @pytest.mark.golden("iern", "train_[!i]*.npz")
+@pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no")
 def test_three_steps(golden: Arrays, golden_file: Path) -> None:
     mode = golden_file.stem.removeprefix("train_").partition("_")[0]
     with np.load(golden_file.with_name(golden_file.name.replace(mode, "init")), allow_pickle=False) as arrays:
