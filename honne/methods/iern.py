@@ -201,7 +201,7 @@ class Iern(Method):
         self.centers = nn.Parameter(centers, requires_grad=learned)
         self.register_buffer("met", torch.zeros(count, dtype=torch.bool))
         if options.start is not None:
-            go_on(self, options.start)
+            go_on(self, head, options.start)
 
     @property
     def head(self) -> Interventional:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
 from honne.errors import HonneError
+from honne.methods.base import Method
 from honne.networks.checkpoints import plain_tensors, require_fit
-
-if TYPE_CHECKING:
-    from honne.methods.iern import Iern
+from honne.networks.intervention import Interventional
 
 TRAINING = "training.safetensors"
 """In the folder of an imported model, where they were imported too: context encoder and discriminators."""
@@ -23,14 +21,18 @@ _SIZES = "The recipe needs the --model.backbone of that model, and its sizes amo
 
 
 @torch.no_grad()
-def go_on(method: Iern, folder: Path) -> None:
+def go_on(method: Method, head: Interventional, folder: Path) -> None:
     """Give a fresh method the weights of a model of IERN. Its centres are the prototypes: checkpoints keep no others.
+
+    Args:
+        method: `Iern`.
+        head: of its network.
+        folder: of the model.
 
     Raises:
         HonneError: not such a model, or one of other expressions, strata or sizes than the data and the recipe.
     """
     expressions, strata = _named(folder)
-    head = method.head
     for what, theirs, ours in (
         ("expressions", expressions, list(method.schema.expressions)),
         ("strata", sorted(strata), sorted(head.strata)),
@@ -47,7 +49,7 @@ def go_on(method: Iern, folder: Path) -> None:
         entries[_PROTOTYPES] = entries[_PROTOTYPES][order]
     require_fit(path, entries, method.network.state_dict(), "the recipe's network", _SIZES)
     method.network.load_state_dict(entries, strict=False)
-    method.centers.copy_(head.prototypes.flatten(1))
+    method.get_parameter("centers").copy_(head.prototypes.flatten(1))
     method.get_buffer("met").fill_(True)
     path = folder / TRAINING
     if path.is_file():
