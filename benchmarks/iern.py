@@ -75,7 +75,7 @@ def shared(backbone: str, size: int, strata: int, layout: Format) -> dict[str, A
 def laid_out(method: Method, layout: Format) -> None:
     """Put all weights into a memory format."""
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    method.to(memory_format=wanted)  # type: ignore[call-overload]
+    method.to(memory_format=wanted)
 
 
 def plain(backbone: str, size: int, layout: Format) -> Erm:
@@ -190,7 +190,7 @@ def released_prediction(method: Iern, batch: Batch) -> Callable[[], None]:
     return run
 
 
-def compared(title: str, runs: dict[str, Callable[[], None]], rounds: int) -> None:
+def compared(title: str, runs: dict[str, Callable[[], object]], rounds: int) -> None:
     """Print a table of ratios to the first."""
     counted = {name: operations(run) for name, run in runs.items()}
     ratios = timed(runs, rounds)
@@ -216,25 +216,31 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     count, size, strata = arguments.batch, arguments.size, arguments.strata
-    batch = Batch(
-        images=torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8),
-        labels=Labels(expression=torch.arange(count) % CLASSES),
-        domain=torch.arange(count) % strata,
-    )
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+    labels = Labels(expression=torch.arange(count) % CLASSES)
+    batch = Batch(images=images, labels=labels, domain=torch.arange(count) % strata)
     setting = arguments.backbone, size, strata, arguments.format
     where = f"{arguments.backbone}, {size} px, {strata} strata, {arguments.format}, times plain"
     erm, method, other = plain(setting[0], size, arguments.format), iern(*setting), iern(*setting)
     if arguments.part != "prediction":
-        runs = {"plain": plain_step(erm, batch), "iern": lambda: method.training_step(batch, 0)}
-        runs["as released"] = released_step(other, batch)
+        runs: dict[str, Callable[[], object]] = {
+            "plain": plain_step(erm, batch),
+            "iern": lambda: method.training_step(batch, 0),
+            "as released": released_step(other, batch),
+        }
         compared(f"Training step, batch {count}, {where}", runs, arguments.rounds)
     if arguments.part != "step":
         for each in (erm, method, other):
             each.eval()
-        for shown in {count: batch, 1: Batch(images=batch.images[:1])}.items():
-            runs = {"plain": prediction(erm, shown[1]), "iern": prediction(method, shown[1])}
-            runs["as released"] = released_prediction(other, shown[1])
-            compared(f"Prediction, batch {shown[0]}, {where}", runs, arguments.rounds * 3)
+        for faces in (count, 1):
+            shown = Batch(images=images[:faces])
+            runs = {
+                "plain": prediction(erm, shown),
+                "iern": prediction(method, shown),
+                "as released": released_prediction(other, shown),
+            }
+            runs["iern"]()  # from here on it knows what its prototypes come to
+            compared(f"Prediction, batch {faces}, {where}", runs, arguments.rounds * 3)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from honne.batch import Batch, Labels
 from honne.data.transforms import Normalise
 from honne.labels import LabelSchema
-from honne.methods.base import Method
 from honne.methods.erm import Erm, ErmOptions
 from honne.methods.iern import Iern, IernOptions
 from honne.methods.strata import Strata
@@ -56,12 +55,12 @@ def operations(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def method(kind: type[Method], options: Any, head: dict[str, Any] | None = None, **facts: Any) -> Any:
+def method(kind: type[Any], options: Any, head: dict[str, Any] | None = None, **facts: Any) -> Any:
     """A method on a whole ResNet-50, which takes no memory on this device."""
     schema = LabelSchema(tuple(f"class {number}" for number in range(CLASSES)))
     network = FaceNetwork(schema, "resnet50", head="interventional" if head else "linear", head_options=head)
-    shared = {"schema": schema, "normalise": Normalise([0.5] * 3, [0.5] * 3), "optim": OptimOptions("sgd")}
-    return kind(options, network=network, **facts, **shared).train()  # type: ignore[arg-type]
+    facts |= {"network": network, "schema": schema, "normalise": Normalise([0.5] * 3, [0.5] * 3)}
+    return kind(options, optim=OptimOptions("sgd"), **facts).train()
 
 
 def iern(strata: int, **options: Any) -> Any:
@@ -124,7 +123,8 @@ def test_what_prototypes_come_to_is_never_outdated() -> None:
     torch.optim.Adam(decoder.parameters(), 0.1, fused=True).step()
     decoder.eval()
     assert agrees()
-    prototypes = prototypes + 1
+    prototypes = prototypes + 1  # others
+    prototypes += 1  # changed as often as those before
     assert agrees()
     decoder, emotion, prototypes = decoder.double(), emotion.double(), prototypes.double()
     assert agrees()
