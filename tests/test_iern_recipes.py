@@ -27,6 +27,7 @@ PUBLISHED = {
     "prototypes": "adam",
     "prior": "uniform",
     "average": "logits",
+    "logit_adjustment": "none",
     "encoder_cross_entropy": 0,
 }
 COMMON = Augment(
