@@ -128,12 +128,12 @@ def test_what_is_written_trains_and_is_not_written_twice(world: PreparedData, tm
     assert (made.root / "images" / "00000.arrow").samefile(world.root / "images" / "00000.arrow")
     assert bytes(made.image_bytes(5)) == bytes(world.image_bytes(int(kept[5])))
     assert next(batches(made, "train", size=32)).images is not None
-    record = made.schema.options["bias"]
+    record = made.schema.options["biased_split"]
     assert (record["partition"], record["fold"], record["strength"]) == ("keep", 1, 0.9)
     assert len(record["held_out"]) == 7
     assert "| studio |" in (made.root / "card.md").read_text()
     stamp = (made.root / "manifest.parquet").stat().st_mtime_ns
-    assert write_biased(tmp_path / "fold", world, options).schema.options["bias"] == record
+    assert write_biased(tmp_path / "fold", world, options).schema.options["biased_split"] == record
     assert (made.root / "manifest.parquet").stat().st_mtime_ns == stamp
     with pytest.raises(WrongCall, match="biased in another way"):
         write_biased(tmp_path / "fold", world, replace(options, strength=1.0))

@@ -19,6 +19,7 @@ from torch import nn
 
 from honne import cli
 from honne.audit import audit, bias_lab
+from honne.audit.bias_answers import square_of
 from honne.audit.bias_lab import Run, flat
 from honne.audit.counts import ALL, Counts
 from honne.batch import Batch, Prediction
@@ -281,3 +282,12 @@ def test_what_is_refused(world: PreparedData, tmp_path: Path, capsys: pytest.Cap
 def test_options_by_dotted_name() -> None:
     given = {"trainer": {"epochs": "5"}, "optim": {"lr": "1e-3"}, "model.head_options": {"side": [4, 4]}}
     assert flat(given) == {"trainer.epochs": 5, "optim.lr": "1e-3", "model.head_options": {"side": [4, 4]}}
+
+
+@pytest.mark.parametrize(("bias", "lacking"), [(0.0, 0), (1.0, 3)])
+def test_a_drawn_world_has_a_knob_of_that_name(tmp_path: Path, bias: float, lacking: int) -> None:
+    options = World(
+        n=180, size=32, classes=("neutral", "fear", "anger"), domains=3, bias=bias, pattern="latin", subjects=12
+    )
+    _, square, _ = square_of(make_world(tmp_path / "world", options))
+    assert square.sum() == lacking

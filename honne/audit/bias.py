@@ -14,7 +14,7 @@ import honne
 from honne.audit.bias_answers import Rows, ask, square_of, test_rows
 from honne.audit.bias_figures import MODEL, Asked, BiasFigures, StrataFigures
 from honne.audit.bias_lab import Laboratory, asked, run_laboratory
-from honne.data.bias import cells, counts
+from honne.data.bias import BIASED, cells, counts
 from honne.data.manifest import PreparedData, replacing, sha256
 from honne.evaluation.evaluating import seen_before
 from honne.evaluation.scoring import cluster_rows
@@ -91,7 +91,7 @@ def audit_laboratory(laboratory: Laboratory, data: PreparedData, out: Path, sett
         arm: {"recipe": str(recipe), "overrides": {**laboratory.overrides, **laboratory.own.get(arm, {})}}
         for arm, recipe in laboratory.recipes.items()
     }
-    record = PreparedData(runs[0].data).schema.options["bias"]
+    record = PreparedData(runs[0].data).schema.options[BIASED]
     named = {"name": data.schema.name, "sha256": sha256(data.root / "manifest.parquet")}
     told = []
     if record["partition"] == "draw":
@@ -107,7 +107,7 @@ def audit_laboratory(laboratory: Laboratory, data: PreparedData, out: Path, sett
 
 
 def _fold_of(data: PreparedData) -> int:
-    return int(data.schema.options.get("bias", {}).get("fold", 0))
+    return int(data.schema.options.get(BIASED, {}).get("fold", 0))
 
 
 def _told(model: Model, data: PreparedData, rows: Rows, named: dict[str, str], split: str) -> list[str]:

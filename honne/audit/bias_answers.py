@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from honne.batch import Batch, Prediction
-from honne.data.bias import Cells, cells
+from honne.data.bias import BIASED, Cells, cells
 from honne.data.loading import batches
 from honne.data.manifest import PreparedData
 from honne.errors import HonneError
@@ -86,7 +86,7 @@ def square_of(data: PreparedData) -> tuple[Cells, np.ndarray, np.ndarray]:
     placed = cells(data.rows, classes)
     training = placed.occupied((data.rows["split"] == "train").to_numpy(), len(classes)) > 0
     out = ~training & training.any()
-    if record := data.schema.options.get("bias"):
+    if record := data.schema.options.get(BIASED):
         names = {(str(stratum), str(name)) for stratum, name in record["held_out"]}
         out = np.array([[(stratum, name) in names for name in classes] for stratum in placed.strata])
     return placed, out, training & ~out

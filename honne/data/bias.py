@@ -25,6 +25,8 @@ from honne.data.world.dataset import TRUTH
 from honne.errors import HonneError, WrongCall
 
 Partition = Literal["auto", "keep", "draw"]
+BIASED = "biased_split"
+"""Where `schema.json` records, among its options, how a fold was made."""
 LEFT_OUT = ""
 """Split of the rows that a biased data set does not have."""
 
@@ -296,7 +298,7 @@ def check(rows: pd.DataFrame, splits: np.ndarray, classes: Sequence[str], option
 def write_biased(out: Path, data: PreparedData, options: BiasOptions) -> PreparedData:
     """Write one fold as a prepared data set that shares its pictures with `data`; the same call again changes nothing.
 
-    `schema.json` records under `options.bias` what was done, with the held-out cells.
+    `schema.json` records under `options.biased_split` what was done, with the held-out cells.
 
     Raises:
         HonneError: no such fold can be made.
@@ -307,7 +309,7 @@ def write_biased(out: Path, data: PreparedData, options: BiasOptions) -> Prepare
     record = _record(data, options)
     if (out / "schema.json").is_file():
         found = PreparedData(out)
-        if found.schema.options.get("bias") != record:
+        if found.schema.options.get(BIASED) != record:
             raise WrongCall(f"{out}: holds data biased in another way, or from other data.", "Choose another folder.")
         return found
     if out.exists():
@@ -320,7 +322,7 @@ def write_biased(out: Path, data: PreparedData, options: BiasOptions) -> Prepare
         data.schema,
         name=f"{data.schema.name}, fold {options.fold}, bias {options.strength:g}",
         source={**data.schema.source, "biased from": record["manifest"]},
-        options={**data.schema.options, "bias": record},
+        options={**data.schema.options, BIASED: record},
         version=honne.__version__,
     )
     with deriving(out, data) as aside:
