@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import itertools
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,15 @@ def _pin(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _pin(entry) for key, entry in value.items()}
     return value.pin_memory() if isinstance(value, (Tensor, Labels)) else value
+
+
+def _cut(value: Any, rows: slice) -> Any:
+    """Some rows of everything."""
+    if isinstance(value, dict):
+        return {key: _cut(entry, rows) for key, entry in value.items()}
+    if isinstance(value, _Movable):
+        return type(value)(**{f.name: _cut(getattr(value, f.name), rows) for f in fields(value)})  # type: ignore[arg-type]
+    return value[rows] if isinstance(value, Tensor) else value
 
 
 class _Movable:
@@ -81,6 +91,9 @@ class Batch(_Movable):
         sequences: modality name -> (B, T, D) float features, zero beyond `lengths`.
         lengths: modality name -> (B,) int64 true lengths.
         index: (B,) int64 row number in the manifest.
+        clips: (W, N) int64, the rows of this batch that W windows of a video show at N moments, -1 where padded (only
+            at the end). `None`: the rows are stills.
+        features: (B, F) float, what a frozen network said of each image, in place of `images`.
     """
 
     images: Tensor | None = None
@@ -92,9 +105,25 @@ class Batch(_Movable):
     sequences: dict[str, Tensor] = field(default_factory=dict)
     lengths: dict[str, Tensor] = field(default_factory=dict)
     index: Tensor | None = None
+    clips: Tensor | None = None
+    features: Tensor | None = None
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into `count` parts of equally many rows, or windows, in order."""
+        if count == 1:
+            return [self]
+        if self.clips is None:
+            bounds = torch.arange(count + 1) * (len(self) // count)
+            clips: list[Tensor | None] = [None] * count
+        else:
+            shares = self.clips.chunk(count)
+            bounds = torch.tensor([0, *(int(share.max()) + 1 for share in shares)])
+            clips = [torch.where(share < 0, share, share - bounds[i]) for i, share in enumerate(shares)]
+        rows = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
+        return [replace(_cut(self, some), clips=own) for some, own in zip(rows, clips, strict=True)]
 
     def __len__(self) -> int:
-        for tensor in (self.images, self.index, *self.sequences.values()):
+        for tensor in (self.images, self.index, self.features, *self.sequences.values()):
             if tensor is not None:
                 return len(tensor)
         return 0
@@ -108,6 +137,7 @@ class Prediction(_Movable):
         expression: (B, C) logits.
         action_units: (B, A) logits.
         valence_arousal: (B, 2) in [-1, 1].
+        valence_arousal_bins: (B, 2, K) logits over K bins of [-1, 1], of networks that make the two numbers from bins.
         uncertainty: (B,) in [0, 1]; only of methods that estimate it themselves.
         features: (B, D) embedding before the heads.
         strata: (B, K, C) expression logits under the intervention on each confounder stratum.
@@ -117,6 +147,7 @@ class Prediction(_Movable):
     expression: Tensor | None = None
     action_units: Tensor | None = None
     valence_arousal: Tensor | None = None
+    valence_arousal_bins: Tensor | None = None
     uncertainty: Tensor | None = None
     features: Tensor | None = None
     strata: Tensor | None = None

@@ -8,9 +8,9 @@ from torch import nn
 
 from honne.errors import HonneError
 from honne.labels import LabelSchema
-from honne.networks.face import FaceNetwork
+from honne.networks.ensemble import MEMBERS, Ensemble
 
-NETWORKS: dict[str, type[nn.Module]] = {"face": FaceNetwork}
+NETWORKS: dict[str, type[nn.Module]] = {**MEMBERS, "ensemble": Ensemble}
 """Kind, as stored in a model's `config.yaml` -> class taking (schema, **options)."""
 
 

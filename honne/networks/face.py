@@ -7,31 +7,45 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from honne.batch import Batch, Prediction
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
-from honne.networks import apvit, face_resnet  # noqa: F401  (they register with timm)
+from honne.networks import apvit, face_resnet, ferplus_resnet  # noqa: F401  (they register with timm)
+from honne.networks.affect_bins import BinValues, affect
+from honne.networks.affect_bins import bin_values as values_of_bins
 from honne.networks.attention_dropout import add_attention_dropout
 from honne.networks.checkpoints import plain_tensors
 from honne.networks.class_maps import Acol, ClassMaps, HeadName, build_head
 from honne.networks.dmue_resnets import GeM
+from honne.networks.hidden_head import HiddenHead
 from honne.networks.intervention import Interventional
 from honne.networks.layers import as_map
 
-LINEAR = "Train with --model.head linear and without --model.head_options."
+LINEAR = "Train with --model.head linear, and without --model.head_options and --model.hidden."
+
+
+def task_outputs(schema: LabelSchema, valence_arousal_bins: int = 0) -> dict[str, int]:
+    """Task -> outputs of its head: expression, action_units, valence_arousal, as far as the schema has them."""
+    affective = 2 * (valence_arousal_bins or 1) if schema.valence_arousal else 0
+    outputs = (len(schema.expressions), len(schema.action_units), affective)
+    tasks = ("expression", "action_units", "valence_arousal")
+    return {task: count for task, count in zip(tasks, outputs, strict=True) if count}
 
 
 class FaceNetwork(nn.Module):
     """Backbone, pooling, dropout, one head per task of the schema.
 
-    The heads are linear, on pooled features; that of expressions may work on the last map instead.
+    The heads work on pooled features, and are linear or have a hidden layer each; that of expressions may work on the
+    last map instead.
 
     Args:
         schema: what to predict.
-        backbone: name of any timm model, or `face_resnet`, `dmue_resnet18`, `resnet50_ibn_a`, `apvit`.
+        backbone: name of any timm model, or `face_resnet`, `dmue_resnet18`, `resnet50_ibn_a`, `apvit`,
+            `resnet50_caffe`.
         backbone_options: keyword arguments of `timm.create_model`, e.g. `{"img_size": 112}` for a ViT.
         dropout: probability on the pooled features; on channels of the last map where a head works on that.
         pooling: `default` as the backbone does it; `gem`: generalised mean of the last map (Radenovic et al., 2019),
@@ -44,10 +58,20 @@ class FaceNetwork(nn.Module):
         attention_dropout: rate of `honne.networks.attention_dropout`; 0 = off.
         regions: a further head that draws the action-unit regions of the apparent expression: one logit per position of
             the last map.
+        hidden: width of a hidden layer in the head of every task, see `HiddenHead`; 0 = linear heads.
+        valence_arousal_bins: bins of [-1, 1] over which valence and arousal are each predicted as a distribution,
+            whose expectation they then are; 0 = directly, by the hyperbolic tangent.
+        bin_values: what the bins stand for in that expectation, see `honne.networks.affect_bins`.
+
+    Attributes:
+        tasks: that have a head: expression, action_units, valence_arousal, in this order.
+        width: D of the pooled features.
 
     Raises:
         HonneError: unknown backbone, or one that some option does not fit.
     """
+
+    bin_values: Tensor | None
 
     def __init__(
         self,
@@ -63,6 +87,9 @@ class FaceNetwork(nn.Module):
         large_maps: bool = False,
         attention_dropout: float = 0.0,
         regions: bool = False,
+        hidden: int = 0,
+        valence_arousal_bins: int = 0,
+        bin_values: BinValues = "ends",
     ) -> None:
         super().__init__()
         if backbone not in timm.list_models():
@@ -83,6 +110,11 @@ class FaceNetwork(nn.Module):
             add_attention_dropout(body, attention_dropout)
         if neck and head != "linear":
             raise WrongCall(f"a neck is for pooled features, and head {head} does not use them.", "Leave one out.")
+        if hidden and (head != "linear" or head_options):
+            raise WrongCall(
+                f"hidden layers of {hidden} are for plain linear heads, not for head {head} with options of its own.",
+                "Leave out --model.hidden, or --model.head and --model.head_options.",
+            )
         self.last_map = nn.Identity()  # where the last map can be watched, or changed, by a hook
         self.dropout = nn.Dropout(dropout)
         self.width = int(getattr(body, "head_hidden_size", None) or body.num_features)
@@ -90,16 +122,26 @@ class FaceNetwork(nn.Module):
         if isinstance(self.neck, nn.BatchNorm1d):
             self.neck.bias.requires_grad_(False)
 
-        def linear(outputs: int) -> nn.Linear | None:
-            return nn.Linear(self.width, outputs, bias=head_bias) if outputs else None
+        self.hidden = hidden
+        outputs = task_outputs(schema, valence_arousal_bins)
+        self.tasks = tuple(outputs)
+        values = values_of_bins(valence_arousal_bins, bin_values).float() if valence_arousal_bins else None
+        self.register_buffer("bin_values", values, persistent=False)
 
-        self.expression: nn.Module | None = None
-        if schema.expressions:
+        def pooled_head(task: str) -> nn.Module | None:
+            if task not in outputs:
+                return None
+            if hidden:
+                return HiddenHead(self.width, hidden, outputs[task], head_bias)
+            return nn.Linear(self.width, outputs[task], bias=head_bias)
+
+        self.expression = pooled_head("expression") if hidden else None
+        if schema.expressions and not hidden:
             width = self.width if head == "linear" else int(body.num_features)
             self.expression = build_head(head, width, len(schema.expressions), head_bias, head_options or {})
         self.regions = nn.Conv2d(int(body.num_features), 1, 3, padding=1) if regions else None
-        self.action_units = linear(len(schema.action_units))
-        self.valence_arousal = linear(2 if schema.valence_arousal else 0)
+        self.action_units = pooled_head("action_units")
+        self.valence_arousal = pooled_head("valence_arousal")
         if backbone == "apvit" and isinstance(self.expression, nn.Linear):  # as its authors do
             for entry in self.expression.parameters():
                 nn.init.zeros_(entry)
@@ -117,6 +159,23 @@ class FaceNetwork(nn.Module):
         """Pooled features (B, D) of normalised images (B, 3, H, W)."""
         features: Tensor = self.backbone.forward_head(self.last_map(self.backbone.forward_features(images)))
         return features
+
+    def task_features(self, images: Tensor) -> Tensor:
+        """What the last layers of the heads see of normalised images (B, 3, H, W).
+
+        Returns:
+            (B, F): with hidden layers those of all tasks side by side, else the pooled features, once.
+        """
+        shared = self.neck(self.dropout(self.embedding(images)))
+        if not self.hidden:
+            return shared
+        return torch.cat([getattr(self, task).features(shared) for task in self.tasks], 1)
+
+    def feature_slices(self) -> dict[str, slice]:
+        """Task -> where its part of `task_features` is."""
+        if not self.hidden:
+            return dict.fromkeys(self.tasks, slice(0, self.width))
+        return {task: slice(k * self.hidden, (k + 1) * self.hidden) for k, task in enumerate(self.tasks)}
 
     @property
     def spatial(self) -> bool:
@@ -148,9 +207,12 @@ class FaceNetwork(nn.Module):
         shared = self.neck(self.dropout(features))
         prediction = Prediction(
             action_units=None if self.action_units is None else self.action_units(shared),
-            valence_arousal=None if self.valence_arousal is None else self.valence_arousal(shared).tanh(),
             features=features,
         )
+        if self.valence_arousal is not None:
+            prediction.valence_arousal, prediction.valence_arousal_bins = affect(
+                self.valence_arousal(shared), self.bin_values
+            )
         if not self.spatial:
             prediction.expression = None if self.expression is None else self.expression(shared)
             return prediction
