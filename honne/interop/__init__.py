@@ -26,7 +26,7 @@ from honne.console import say
 from honne.errors import HonneError, WrongCall
 from honne.models import Model
 
-SYSTEMS = ("dmue", "au_cues", "iern")
+SYSTEMS = ("dmue", "au_cues", "iern", "multitask")
 
 
 def import_model(
@@ -37,6 +37,8 @@ def import_model(
     labels: str | None = None,
     stem: Literal["released", "standard"] | None = None,
     strata: str | None = None,
+    window: int | None = None,
+    thresholds: Literal["released", "half"] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Turn a checkpoint of another system into a model that every honne command takes.
@@ -45,17 +47,22 @@ def import_model(
     is found out from its entries.
 
     Args:
-        system: that wrote the checkpoint: dmue, au_cues or iern.
+        system: that wrote the checkpoint: dmue, au_cues, iern or multitask.
         files: of the checkpoint; au_cues: the folder of a model, with config_model.yaml and model.pt; iern: the folder
-            with 160_net_Base.pth and the other parts, or the parts of one epoch.
+            with 160_net_Base.pth and the other parts, or the parts of one epoch; multitask: one, or several of one kind
+            for their ensemble.
         out: folder of the model to write.
         labels: the classes in the order of the outputs: a set of that order, as rafdb or sfew, or names separated by
             commas. Default: what the system's published weights have (dmue: the eight of affectnet8; au_cues: the seven
-            of au_cues; iern: anger, disgust, fear, happiness, sadness, surprise, or negative, positive).
+            of au_cues; iern: anger, disgust, fear, happiness, sadness, surprise, or negative, positive; multitask: the
+            seven of affwild2).
         stem: dmue, ResNet-18: released has no ReLU and pools 2 x 2, as the published weights need; standard is
             everybody's ResNet-18. Default: released.
         strata: iern: the data set that the confounder strata are of (mixbasic, emotion6, webemo, sentiment), or their
             names in the order of the prototypes, separated by commas. Default: mixbasic, for three.
+        window: multitask, CNN-RNN: frames that it sees at once; released are 32, 16 and 8. Default: 32.
+        thresholds: multitask: of the action units, the constants of the released code, or half, 0.5. Default: released,
+            where it has some.
         overwrite: replace the model in OUT.
 
     Raises:
@@ -65,7 +72,7 @@ def import_model(
     module = _module(system)
     read: Callable[..., Model] = module.read
     known = [name for name, p in inspect.signature(read).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    options = {"labels": labels, "stem": stem, "strata": strata}
+    options = {"labels": labels, "stem": stem, "strata": strata, "window": window, "thresholds": thresholds}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - known:
         raise WrongCall(f"system '{system}' has no option --{name}; it takes {', '.join(f'--{k}' for k in known)}.")
@@ -91,7 +98,15 @@ def _module(system: str) -> ModuleType:
 
 def _summary(model: Model) -> str:
     classes = ", ".join(model.schema.expressions) or "none: a backbone to train from"
-    return f"{model.config.training['imported']}, {model.config.network['options']['backbone']}. Classes: {classes}"
+    return f"{model.config.training['imported']}, {_backbone(model)}. Classes: {classes}"
+
+
+def _backbone(model: Model) -> str:
+    """Its name, wherever the network keeps it."""
+    options = model.config.network["options"]
+    while "backbone" not in options:
+        options = options["options"] if "options" in options else options["frames"]
+    return str(options["backbone"])
 
 
 def _card(model: Model) -> str:
@@ -99,17 +114,21 @@ def _card(model: Model) -> str:
     facts: dict[str, Any] = {
         "imported from": config.training["imported"],
         "method": config.method,
-        "network": config.network["options"]["backbone"],
+        "network": _backbone(model),
         "expressions": ", ".join(config.labels.expressions) or "none: a backbone to train from",
         "input": f"{model.alignment.size} px, alignment `{model.alignment.kind}`",
         "licence of the weights": config.licence["weights"],
     }
+    if units := config.labels.action_units:
+        facts["action units"] = ", ".join(map(str, units))
     if published := config.training.get("published"):
         figures = ", ".join(f"{name} {value}" for name, value in published.items() if isinstance(value, float))
         facts["published"] = f"{figures}, on {published['data']} {published['split']} ({published['source']})"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    limits = "".join(f"- {limit}\n" for limit in config.training.get("limits", ()))
     return (
         f"# {config.name}\n\n{RESPONSIBLE_USE}\n\n| | |\n|---|---|\n{rows}\n\n## Limits\n\n"
         "- Not trained, measured or calibrated here: no other figure of it is known until `honne evaluate` gives one.\n"
         "- Faces are cropped nearly, not exactly, as they were in training (documentation: honne import).\n"
+        f"{limits}"
     )
