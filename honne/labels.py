@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from honne.codes import ACTION_UNIT_SETS, ALIASES, SETS, UNLABELLED
 from honne.codes import ACTION_UNITS as ACTION_UNITS
-from honne.codes import ALIASES, SETS, UNLABELLED
 from honne.errors import HonneError
 
 NOT_LABELLED = -1
@@ -67,6 +67,40 @@ class LabelSchema:
                     f"{this} and {that} have different label schemas: {task} {_show(mine)} against {_show(theirs)}.",
                     "Convert explicitly: --merge or --drop of `honne evaluate`, `honne.labels.conversion` in Python.",
                 )
+
+
+def union(
+    schemas: Sequence[LabelSchema],
+    expressions: Sequence[str] | None = None,
+    action_units: Sequence[int] | None = None,
+) -> LabelSchema:
+    """Everything that any of several data sets is labelled with, in the order of their first mention.
+
+    Args:
+        schemas: of the data sets.
+        expressions: the classes instead, canonical names; empty = no such task.
+        action_units: FACS numbers instead; empty = no such task.
+
+    Raises:
+        HonneError: a class or unit is asked for that no data set labels.
+
+    Example:
+        >>> union([LabelSchema(("neutral",)), LabelSchema((), (1, 2)), LabelSchema((), (2, 4), True)]).action_units
+        (1, 2, 4)
+    """
+    classes = tuple(dict.fromkeys(name for each in schemas for name in each.expressions))
+    units = tuple(dict.fromkeys(unit for each in schemas for unit in each.action_units))
+    for kind, wanted, found in (("expression", expressions, classes), ("action unit", action_units, units)):
+        if missing := [entry for entry in wanted or () if entry not in found]:
+            raise HonneError(
+                f"{kind} {missing[0]} is in none of the data sets ({', '.join(map(str, found)) or 'there are none'}).",
+                "Leave it out, or add data that have it.",
+            )
+    return LabelSchema(
+        classes if expressions is None else tuple(expressions),
+        units if action_units is None else tuple(action_units),
+        any(each.valence_arousal for each in schemas),
+    )
 
 
 def _show(value: Sequence[Any] | bool) -> str:
@@ -213,6 +247,30 @@ def parse_action_unit(text: str | int) -> int:
             "Write FACS numbers, like AU12 or 12.",
         )
     return int(match[1])
+
+
+def action_unit_set(text: str) -> tuple[int, ...]:
+    """The registered set of that name, or FACS numbers separated by commas.
+
+    Example:
+        >>> action_unit_set("affwild2"), action_unit_set("AU12, 25")
+        ((1, 2, 4, 6, 12, 15, 20, 25), (12, 25))
+
+    Raises:
+        HonneError: no set has that name, or one is no action unit.
+    """
+    if text in ACTION_UNIT_SETS:
+        return ACTION_UNIT_SETS[text]
+    if re.search(r"\d", text):
+        units = tuple(parse_action_unit(part) for part in text.split(",") if part.strip())
+        if len(set(units)) == len(units):
+            return units
+        raise HonneError(f"'{text}' names an action unit twice.", "Name every one once.")
+    near = difflib.get_close_matches(text, ACTION_UNIT_SETS, 1)
+    raise HonneError(
+        f"'{text}' is not a set of action units ({', '.join(ACTION_UNIT_SETS)}).",
+        f"Did you mean '{near[0]}'?" if near else "For units of your own give their numbers: '1,2,12'.",
+    )
 
 
 def select_action_units(values: np.ndarray, source: Sequence[int], target: Sequence[int]) -> np.ndarray:

@@ -45,6 +45,25 @@ def focal_loss(logits: Tensor, target: Tensor, exponent: float = 2.0) -> Tensor:
     return ((1 - (-entropy).exp()) ** exponent * entropy * known).sum() / known.sum().clamp_min(1)
 
 
+def binary_focal_loss(present: Tensor, absent: Tensor, target: Tensor, exponent: float = 2.0) -> Tensor:
+    """Binary cross-entropies times the probability of the other answer to a power, summed over columns.
+
+    Args:
+        present: (B, K) logarithms of the probabilities.
+        absent: (B, K) logarithms of their complements.
+        target: (B, K) 1 present, 0 absent, NaN does not count.
+        exponent: gamma.
+
+    Returns:
+        Scalar, mean over the rows in which anything counts.
+
+    Source: Lin et al., ICCV 2017, with alpha 1, as Deng et al., FG 2020, use it.
+    """
+    known = ~target.isnan()
+    hard = torch.where(target > 0.5, (exponent * absent).exp() * present, (exponent * present).exp() * absent)
+    return -(hard * known).sum() / known.any(1).sum().clamp_min(1)
+
+
 def probability_error(logits: Tensor, target: Tensor, exponent: int = 2) -> Tensor:
     """Mean squared (exponent 2) or absolute (1) error of the predicted probabilities; bounded, so kind to wrong labels.
 
@@ -89,12 +108,13 @@ def action_unit_loss(logits: Tensor, target: Tensor, positive_weights: Tensor | 
     return (loss * coded).sum() / coded.sum().clamp_min(1)
 
 
-def concordance(prediction: Tensor, target: Tensor) -> Tensor:
+def concordance(prediction: Tensor, target: Tensor, correction: int = 0) -> Tensor:
     """Lin's concordance correlation coefficient of each column over the labelled rows.
 
     Args:
         prediction: (B, K).
         target: (B, K), NaN where not labelled.
+        correction: what is taken from the number of rows in variances and covariance: 0, or 1 for unbiased ones.
 
     Returns:
         (K,) in [-1, 1]; 0 where fewer than two rows are labelled or nothing varies.
@@ -103,9 +123,9 @@ def concordance(prediction: Tensor, target: Tensor) -> Tensor:
     count = known.sum(0).clamp_min(1)
     prediction, target = prediction * known, target.nan_to_num(0.0)
     mean_p, mean_t = prediction.sum(0) / count, target.sum(0) / count
-    delta_p, delta_t = (prediction - mean_p) * known, (target - mean_t) * known
-    covariance = (delta_p * delta_t).sum(0) / count
-    spread = (delta_p.square() + delta_t.square()).sum(0) / count + (mean_p - mean_t).square()
+    delta_p, delta_t, free = (prediction - mean_p) * known, (target - mean_t) * known, (count - correction).clamp_min(1)
+    covariance = (delta_p * delta_t).sum(0) / free
+    spread = (delta_p.square() + delta_t.square()).sum(0) / free + (mean_p - mean_t).square()
     return 2 * covariance / spread.clamp_min(1e-8)
 
 

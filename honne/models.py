@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib import resources
@@ -148,6 +148,11 @@ class Model:
         return {unit: self.config.thresholds.get(unit, 0.5) for unit in self.schema.action_units}
 
     @property
+    def length(self) -> int:
+        """Frames in a window of a temporal model; 0 of a model that takes each face for itself."""
+        return int(getattr(self.network, "length", 0))
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
@@ -163,7 +168,9 @@ class Model:
         batch = batch.to(self.device)
         if batch.images is not None:
             batch = replace(batch, images=self.normalise(batch.images))
-        prediction = self.network(batch)
+        return self._calibrated(self.network(batch))
+
+    def _calibrated(self, prediction: Prediction) -> Prediction:
         if prediction.expression is not None:
             prediction.expression = prediction.expression / self.config.temperature
         if prediction.strata is not None:
@@ -171,18 +178,44 @@ class Model:
         return prediction
 
     def predict(self, images: np.ndarray) -> Prediction:
-        """Predictions for (N, S, S, 3) uint8 crops made with `alignment`; the same whatever N is."""
-        size = self.alignment.size
-        if images.ndim != 4 or images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
-            raise ValueError(f"expected (N, {size}, {size}, 3) uint8 crops, got {images.shape} {images.dtype}")
-        tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        parts = [self.forward_batch(Batch(images=chunk)) for chunk in tensor.split(CHUNK)]
+        """Predictions for (N, S, S, 3) uint8 crops made with `alignment`; the same whatever N is.
+
+        A temporal model takes each for itself; `frame_features` and `over_time` are for videos.
+        """
+        parts = [self.forward_batch(Batch(images=chunk)) for chunk in self._chunks(images)]
 
         def join(name: str) -> Tensor | None:
             values = [getattr(part, name) for part in parts]
             return torch.cat(values).cpu() if values and values[0] is not None else None
 
         return Prediction(**{f.name: join(f.name) for f in fields(Prediction)})
+
+    def _chunks(self, images: np.ndarray) -> Iterable[Tensor]:
+        size = self.alignment.size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
+            raise ValueError(f"expected (N, {size}, {size}, 3) uint8 crops, got {images.shape} {images.dtype}")
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).split(CHUNK)
+
+    @torch.inference_mode()
+    def features_batch(self, images: Tensor) -> Tensor:
+        """(B, F) what a temporal model sees of each of (B, 3, S, S) uint8 crops, on its own device."""
+        return cast(Any, self.network).features(self.normalise(images.to(self.device)))
+
+    def frame_features(self, images: np.ndarray) -> Tensor:
+        """(N, F) what a temporal model sees of each of (N, S, S, 3) uint8 crops; the same whatever N is."""
+        return torch.cat([self.features_batch(chunk).float().cpu() for chunk in self._chunks(images)])
+
+    @torch.inference_mode()
+    def over_time(self, features: Tensor, clips: Tensor | None = None) -> Prediction:
+        """What a temporal model says of R frames.
+
+        Args:
+            features: (R, F) from `frame_features`.
+            clips: (W, N) rows of `features` that each window shows, -1 where padded; None = each frame for itself.
+        """
+        clips = None if clips is None else clips.to(self.device)
+        prediction = cast(Any, self.network).over_time(features.to(self.device), clips)
+        return self._calibrated(prediction).to("cpu", torch.float32)
 
     def uncertainty(self, prediction: Prediction) -> Tensor:
         """(N,) in 0..1: the method's own estimate, else the entropy of the calibrated probabilities over log C."""

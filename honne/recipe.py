@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,10 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from honne.data.loading import Sampling
+from honne.data.loading import Balance, Sampling
 from honne.data.transforms import Augment
 from honne.errors import HonneError, WrongCall
+from honne.labels import LabelSchema, action_unit_set, expression_set, union
 from honne.methods import METHODS, method
 from honne.methods.au_cues import AuCuesOptions
 from honne.schedules import OptimOptions
@@ -40,10 +41,23 @@ class ModelOptions:
             learns from what the first did not look at.
         head_options: of that head, e.g. {kmax: 0.5, alpha: 0.6} of wildcat, or {dense: [128]} of linear.
         large_maps: the last two stages of a ResNet do not shrink the map: 28 x 28 positions of 224 px, not 7 x 7.
+        hidden: width of a hidden layer in the head of every task, with BatchNorm before and after it; 0 = none.
+        valence_arousal_bins: valence and arousal are each a distribution over so many bins of [-1, 1], of which the
+            expectation is taken; 0 = two numbers.
+        bin_values: what the bins stand for in the expectation: ends spreads them from -1 to 1, so that both can be
+            reached (published); centres takes their middles.
+        window: frames that the network sees at once, by a recurrent layer over what it sees in each; 0 = stills.
+        recurrent: width of the recurrent layer, each way.
+        frames: folder of a trained model whose network sees each frame of a window, in place of `backbone` and the
+            other options of a network; unset = a fresh one.
+        frozen: of the network of frames: yes, it stays as it is, and what it sees is computed once, from images without
+            random changes; weights, as published: its BatchNorm statistics and dropout go on; no, it learns.
         attention_dropout: of a ResNet in training: probability with which the positions that its last stages attend to
             are hidden; else they are strengthened (ADL). 0 = off, 0.4 as published.
         mean: of the input per channel, of images in [0, 1].
         std: of the input per channel, of images in [0, 1].
+        thresholds: of action units, searched on validation: break_even, where precision and recall are nearest to each
+            other (published); f1, where F1 is largest; or half, 0.5 for all.
         explanation: class activation map that explains the model unless told otherwise: layercam, gradcam, cam,
             class_map (of a head that has one), tscam and the others of `honne explain`.
         half: store the trained weights in half precision.
@@ -59,8 +73,16 @@ class ModelOptions:
     head_bias: bool = True
     head: Literal["linear", "gap", "max", "lse", "prm", "wildcat", "tscam", "acol"] = "linear"
     head_options: dict[str, Any] = field(default_factory=dict)
+    hidden: int = 0
+    valence_arousal_bins: int = 0
+    bin_values: Literal["ends", "centres"] = "ends"
+    window: int = 0
+    recurrent: int = 64
+    frames: Path | None = None
+    frozen: Literal["yes", "weights", "no"] = "yes"
     large_maps: bool = False
     attention_dropout: float = 0.0
+    thresholds: Literal["break_even", "f1", "half"] = "break_even"
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     explanation: str = "layercam"
@@ -72,18 +94,27 @@ class DataOptions:
     """The data.
 
     Args:
-        folders: prepared data sets, all with the same label schema.
+        folders: prepared data sets.
+        labels: same: all data sets have the same label schema; union: each is labelled with some of what is learned,
+            and its rows count for that.
+        expressions: what is learned: names of classes, or of a set of them, like abaw; unset = all in the data. Rows of
+            others are not labelled.
+        action_units: FACS numbers, or the name of a set, like affwild2; unset = all in the data.
         size: side of the network's input in px; unset = as prepared (times `centre`).
         centre: share of the stored pictures' side, about their centre, that is shown when measuring and analysing; goes
             with random crops in training: 0.875 and augment.crop [0.765625, 0.765625] are 224 px of 256.
-        batch_size: rows per step and process.
+        batch_size: rows (or windows, of a network with a window) per step and process; with sampling by tasks, of each
+            task.
         workers: loading processes; 0 loads in the training process.
         targets: what to learn for expressions: label (the class), distribution (the prepared target, or the votes), or
             sampled (a class drawn from that distribution whenever an image is shown: FER+'s probability mode).
         sampling: uniform, class_balanced (every expression equally often in expectation), every_class (uniform, with at
             least two rows of every expression in every batch), every_class_balanced (equally many rows of every
             expression in every batch), or equal_classes (of every expression as many rows as the rarest has, drawn
-            afresh every epoch).
+            afresh every epoch), or tasks (equally many rows of every task in every batch; an epoch ends with the task
+            that has the fewest).
+        balance: of sampling by tasks: none, each row once; published, expressions equally often, cells of a 20 x 20
+            grid of valence and arousal equally often, rare action units more often (ML-ROS).
         label_noise: share of the training labels of each expression that is made wrong on purpose, 0..1, to see how a
             method stands it. Which ones depends on trainer.seed; OUT/label_noise.csv lists them.
         label_noise_kind: symmetric (any other expression), or asymmetric (the one that it is most often taken for).
@@ -91,15 +122,33 @@ class DataOptions:
     """
 
     folders: list[str] = field(default_factory=list)
+    labels: Literal["same", "union"] = "same"
+    expressions: str | None = None
+    action_units: str | None = None
     size: int | None = None
     centre: float = 1.0
     batch_size: int = 64
     workers: int = 0
     targets: Literal["label", "distribution", "sampled"] = "label"
     sampling: Sampling = "uniform"
+    balance: Balance = "none"
     label_noise: float = 0.0
     label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
     augment: Augment = field(default_factory=Augment)
+
+    def learned(self, schemas: Sequence[LabelSchema]) -> LabelSchema | None:
+        """What is learned of data sets with these schemas; None = what they are all labelled with.
+
+        Raises:
+            HonneError: no data set has a class or a unit that is asked for.
+            WrongCall: the choice does not go with `labels`.
+        """
+        if self.labels == "same":
+            if self.expressions or self.action_units:
+                raise WrongCall("data.expressions and data.action_units choose labels.", "Add --data.labels union.")
+            return None
+        classes = expression_set(self.expressions).expressions if self.expressions else None
+        return union(schemas, classes, action_unit_set(self.action_units) if self.action_units else None)
 
 
 @dataclass
@@ -115,9 +164,10 @@ class TrainerOptions:
         precision: 32-true, bf16-mixed (CPU and GPU) or 16-mixed (GPU).
         accumulate: batches whose gradients are summed for one step.
         ema: decay per step of the averaged weights that are validated and saved, 0..1; 0 = off.
-        monitor: validation figure that selects the saved weights: score (mean of macro-F1, AU F1 and CCC), accuracy,
-            macro_f1, au_f1, ccc, att_cos (with AU cues) or loss; or last: no selection, the weights after the last
-            epoch.
+        monitor: validation figure that selects the saved weights: score (mean of macro-F1, AU F1 and CCC), abaw (the
+            sum of the challenge of 2020: 0.67 macro-F1 + 0.33 accuracy, 0.5 F1 + 0.5 accuracy of action units, both
+            CCCs), accuracy, macro_f1, au_f1, ccc, att_cos (with AU cues) or loss; or last: no selection, the weights
+            after the last epoch.
         validate_every: share of an epoch between two validations, above 0 and at most 1. Below 1, steps after
             the last one of an epoch wait for the first one of the next.
         patience: validations without a better figure after which to stop; 0 = never.
@@ -133,7 +183,7 @@ class TrainerOptions:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: int = 1
     ema: float = 0.0
-    monitor: Literal["score", "accuracy", "macro_f1", "au_f1", "ccc", "att_cos", "loss", "last"] = "score"
+    monitor: Literal["score", "abaw", "accuracy", "macro_f1", "au_f1", "ccc", "att_cos", "loss", "last"] = "score"
     validate_every: float = 1.0
     patience: int = 0
     checkpoint_steps: int = 500
@@ -194,6 +244,16 @@ class Recipe:
     au_cues: AuCuesOptions
     published: PublishedOptions
     text: str
+
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values of some options, named like "trainer.epochs"; options of its method too."""
+        text, groups = yaml.safe_load(self.text), {}
+        for group in {name.partition(".")[0] for name in changes}:
+            own = {name.partition(".")[2]: value for name, value in changes.items() if name.startswith(f"{group}.")}
+            place = "options" if group == self.method else group
+            groups[place] = replace(getattr(self, place), **own)
+            text[group] |= _plain(own)
+        return replace(self, **groups, text=yaml.safe_dump(text, sort_keys=False))
 
 
 GROUPS: dict[str, type] = {

@@ -37,26 +37,28 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from honne import recipe as recipes
-from honne.batch import NOT_LABELLED
-from honne.calibration import fit_temperature
 from honne.card import write_card
 from honne.console import say
 from honne.curves import draw_curves, join_logs, keep_log
-from honne.data.loading import DataModule, batches, open_data
+from honne.data.loading import DataModule, open_data
 from honne.data.manifest import PreparedData, replacing, sha256
 from honne.data.noise import LabelNoise
 from honne.data.transforms import Normalise
 from honne.errors import HonneError, WrongCall
-from honne.evaluation import evaluate
 from honne.faces.align import Alignment
-from honne.labels import LabelSchema
+from honne.fitting import fit
 from honne.methods import method
 from honne.methods.au_cues import AuCues, ReferenceMaps
-from honne.methods.base import Method, gather
-from honne.models import Model, ModelConfig, load
+from honne.methods.base import Method
+from honne.methods.frame_cache import cache_frames
+from honne.models import Model, ModelConfig, device, load
 from honne.networks import build
+from honne.networks.clips import ClipNetwork
 from honne.networks.face import load_weights
+from honne.networks.stored import Stored
 from honne.recipe import Recipe
+from honne.runs import begin
+from honne.staging import measure, report_labels, run_stages
 
 log = logging.getLogger("honne")
 
@@ -97,39 +99,32 @@ def command(namespace: Namespace) -> None:
 
 
 def run(recipe: Recipe, out: Path) -> Path:
-    """Train what a recipe says, in `out`."""
-    if (out / "model" / "config.yaml").is_file() and _same_recipe(recipe, out):
+    """Train what a recipe says, in `out`: one model, or several stages one after the other."""
+    stages = method(recipe.method).stages(recipe.options, recipe.trainer.seed)
+    return run_stages(recipe, stages, out, run_one, open_module) if stages else run_one(recipe, out)
+
+
+def run_one(recipe: Recipe, out: Path, shared: Path | None = None) -> Path:
+    """Train one model in `out`; what frozen networks see is kept in `shared`, by default `out` too."""
+    if begin(recipe, out):
         say(f"{out} is finished: its model is {out / 'model'}.")
         return out / "model"
-    _same_recipe(recipe, out)
-    with replacing(out / "recipe.yaml") as path:
-        path.write_text(recipe.text, encoding="utf-8")
     _quiet()
     seed_everything(recipe.trainer.seed, verbose=False)
-    sets = open_data(recipe.data.folders)
-    data = DataModule(
-        sets,
-        size=recipe.data.size or round(Alignment.from_dict(sets[0].schema.alignment).size * recipe.data.centre),
-        batch_size=recipe.data.batch_size,
-        workers=recipe.data.workers,
-        seed=recipe.trainer.seed,
-        augment=recipe.data.augment,
-        targets=recipe.data.targets,
-        sampling=recipe.data.sampling,
-        drop_last=True,
-        label_noise=_label_noise(recipe),
-        learns=method(recipe.method).learns,
-        centre=recipe.data.centre,
-        heatmaps=_reference_maps(recipe, sets),
-    )
+    data = open_module(recipe)
     if data.flips is not None:
         with replacing(out / "label_noise.csv") as path:
             data.flips.to_csv(path, index=False)
     steps = _steps(recipe, data)
-    network = method(recipe.method).network_options(recipe.options, _network_options(recipe), data)
-    trained = new_method(recipe, data, steps, network)
+    kind, network = _network(recipe, data)
+    trained = new_method(recipe, data, steps, kind, network)
     if recipe.trainer.accumulate > 1 and not trained.automatic_optimization:
         raise WrongCall(f"method {recipe.method} steps after every batch.", "Leave out --trainer.accumulate.")
+    if recipe.data.labels == "union" and shared is None:
+        report_labels(data, out)
+    if isinstance(trained.network, ClipNetwork) and recipe.model.frozen == "yes":
+        place = torch.device("cpu") if recipe.trainer.accelerator == "cpu" else device()
+        cache_frames(trained.network, data, trained.normalise, shared or out, place)
     checkpoints = out / "checkpoints"
     best = ModelCheckpoint(
         checkpoints,
@@ -165,7 +160,7 @@ def run(recipe: Recipe, out: Path) -> Path:
     if trainer.is_global_zero:
         join_logs(out / "logs")
         draw_curves(out / "logs" / "metrics.csv", out / "curves.png")
-        _finish(recipe, out, trained, data, Path(best.best_model_path), network)
+        _finish(recipe, out, trained, data, Path(best.best_model_path), {"kind": kind, "options": network})
     trainer.strategy.barrier()
     return out / "model"
 
@@ -183,13 +178,39 @@ def _ctrl_c() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def new_method(recipe: Recipe, data: DataModule, steps: int, options: dict[str, Any]) -> Method:
-    """The method of a recipe with a fresh network of these options for these data."""
+def open_module(recipe: Recipe) -> DataModule:
+    """The data of a recipe."""
+    sets = open_data(recipe.data.folders, recipe.data.labels)
+    return DataModule(
+        sets,
+        size=recipe.data.size or round(Alignment.from_dict(sets[0].schema.alignment).size * recipe.data.centre),
+        batch_size=recipe.data.batch_size,
+        workers=recipe.data.workers,
+        seed=recipe.trainer.seed,
+        augment=recipe.data.augment,
+        targets=recipe.data.targets,
+        sampling=recipe.data.sampling,
+        drop_last=True,
+        label_noise=_label_noise(recipe),
+        learns=method(recipe.method).learns,
+        centre=recipe.data.centre,
+        heatmaps=_reference_maps(recipe, sets),
+        labels=recipe.data.learned([each.schema.labels for each in sets]),
+        balance=recipe.data.balance,
+        window=recipe.model.window,
+    )
+
+
+def new_method(recipe: Recipe, data: DataModule, steps: int, kind: str, options: dict[str, Any]) -> Method:
+    """The method of a recipe with a fresh network of this kind and these options for these data."""
     chosen = method(recipe.method)
     schema = chosen.learned(data.labels)
-    network = build("face", options, schema)
-    if recipe.model.weights is not None:
-        left = load_weights(network.get_submodule("backbone"), recipe.model.weights)
+    network = build(kind, options, schema)
+    if recipe.model.frames is not None:
+        Stored.of(recipe.model.frames, "model.frames").fill(network.get_submodule("frames"))
+    elif recipe.model.weights is not None:
+        backbone = network.get_submodule("frames.backbone" if kind == "clips" else "backbone")
+        left = load_weights(backbone, recipe.model.weights)
         log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return chosen(
@@ -205,7 +226,42 @@ def new_method(recipe: Recipe, data: DataModule, steps: int, options: dict[str, 
     )
 
 
-def _network_options(recipe: Recipe) -> dict[str, Any]:
+def _network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
+    """Kind and options of the network."""
+    chosen, model = method(recipe.method), recipe.model
+    frames = chosen.network_options(recipe.options, _frame_options(recipe), data)
+    if not model.window:
+        if model.frames is not None:
+            raise WrongCall("model.frames is what sees each frame of a window.", "Add --model.window, e.g. 32.")
+        return "face", frames
+    if model.frames is not None:
+        stored = Stored.of(model.frames, "model.frames")
+        if stored.kind != "face":
+            raise HonneError(
+                f"{model.frames}: a network of kind {stored.kind} cannot see single frames for another.",
+                "Name one of its members, e.g. RUN/student_0/model.",
+            )
+        stored.labels.require_same(chosen.learned(data.labels), str(model.frames), "the data")
+        stored.require_input(model.mean, model.std)
+        frames = stored.options
+    elif model.frozen != "no":
+        raise WrongCall(
+            "a fresh network of frames that is frozen would never learn to see.",
+            "Name a trained one, --model.frames MODEL, or add --model.frozen no.",
+        )
+    if recipe.au_cues.on and model.frozen == "yes":
+        raise WrongCall("AU cues teach the network of frames, which is frozen.", "Leave one of the two out.")
+    return "clips", {
+        "frames": frames,
+        "length": model.window,
+        "hidden": model.recurrent,
+        "valence_arousal_bins": model.valence_arousal_bins,
+        "bin_values": model.bin_values,
+        "frozen": model.frozen,
+    }
+
+
+def _frame_options(recipe: Recipe) -> dict[str, Any]:
     return {
         "backbone": recipe.model.backbone,
         "backbone_options": recipe.model.backbone_options,
@@ -215,6 +271,9 @@ def _network_options(recipe: Recipe) -> dict[str, Any]:
         "head_bias": recipe.model.head_bias,
         "head": recipe.model.head,
         "head_options": recipe.model.head_options,
+        "hidden": recipe.model.hidden,
+        "valence_arousal_bins": recipe.model.valence_arousal_bins,
+        "bin_values": recipe.model.bin_values,
         "large_maps": recipe.model.large_maps,
         "attention_dropout": recipe.model.attention_dropout,
         "regions": recipe.au_cues.segmentation > 0,
@@ -238,27 +297,10 @@ def _reference_maps(recipe: Recipe, sets: list[PreparedData]) -> ReferenceMaps |
 
 def _steps(recipe: Recipe, data: DataModule) -> int:
     """Optimiser steps of the whole run."""
-    batches = len(data.train_rows()) // (recipe.data.batch_size * recipe.trainer.devices)
+    batches = len(data.order()(0)) // (recipe.data.batch_size * data.parts * recipe.trainer.devices)
     if recipe.trainer.batches:
         batches = min(batches, recipe.trainer.batches)
     return -(-batches // recipe.trainer.accumulate) * recipe.trainer.epochs
-
-
-def _same_recipe(recipe: Recipe, out: Path) -> bool:
-    """Whether `out` holds this very recipe already; refuses to mix two recipes in one run."""
-    path = out / "recipe.yaml"
-    if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise WrongCall(f"{out}: not empty, and not a run of honne.", "Choose another --out.")
-        return False
-    before, now = path.read_text(encoding="utf-8").splitlines(), recipe.text.splitlines()
-    changed = sorted(set(now) - set(before))
-    if before != now:
-        raise WrongCall(
-            f"{out}: holds a run of another recipe (here {'; '.join(map(str.strip, changed)) or 'with other lines'}).",
-            "Choose another --out, or repeat the first call to resume it.",
-        )
-    return True
 
 
 class SeedEveryStep(Callback):
@@ -345,17 +387,18 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     trained.load_state_dict(state["state_dict"])
     trained.to("cpu").eval()
     trained.finish(out)
-    temperature = _temperature(trained, data)
+    fitted = fit(trained.predict, trained.schema, data, recipe.model.thresholds)
     first = data.data[0]
     config = ModelConfig(
         name=recipe.model.name or out.name,
         method=recipe.method,
-        network={"kind": "face", "options": network},
+        network=network,
         labels=trained.schema,
         mean=recipe.model.mean,
         std=recipe.model.std,
         alignment=first.schema.alignment | {"size": data.size, "centre": data.centre},
-        temperature=temperature,
+        temperature=fitted.temperature,
+        thresholds=fitted.thresholds,
         explanation=_explanation(recipe),
         training={
             "data": [each.schema.name for each in data.data],
@@ -375,12 +418,8 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     )
     model = Model(config, trained.network)
     model.save(out / "model", metrics={}, card="", half=recipe.model.half)
-    measured = data.data if trained.schema != LabelSchema() else []  # a trunk says nothing that has a label
-    figures = [
-        evaluate(out / "model", data=each.root, split="valid", show=False) for each in measured if _has_valid(each)
-    ]
-    write_card(load(out / "model"), figures, half=recipe.model.half)
-    say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {temperature:.3f})")
+    write_card(load(out / "model"), measure(out / "model", data.data), half=recipe.model.half)
+    say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {fitted.temperature:.3f})")
 
 
 def _explanation(recipe: Recipe) -> dict[str, str]:
@@ -394,31 +433,3 @@ def _without_folders(text: str) -> str:
     options = yaml.safe_load(text)
     options["data"].pop("folders", None)
     return yaml.safe_dump(options, sort_keys=False)
-
-
-def _has_valid(data: PreparedData) -> bool:
-    return bool((data.rows["split"] == "valid").any())
-
-
-@torch.inference_mode()
-def _temperature(trained: Method, data: DataModule) -> float:
-    """Temperature by which expression logits are divided, fitted on the validation split.
-
-    Against the class labels where there are any: a probability of 0.8 then means that eight of ten such faces are
-    labelled so. Data with nothing but votes are calibrated against these.
-    """
-    if not trained.schema.expressions:
-        return 1.0
-    prediction, batch = gather(
-        [(trained.predict(batch), batch) for batch in batches(data.data, "valid", size=data.size, centre=data.centre)]
-    )
-    labels = batch.labels
-    if labels.expression is not None and (labels.expression != NOT_LABELLED).any():
-        labels.distribution = None
-    target: Tensor | None = labels.expression_target(len(data.labels.expressions))
-    if prediction.expression is None or target is None:
-        return 1.0
-    known = ~target.isnan().any(1)
-    if not known.any():
-        raise HonneError("no validation row has an expression label to calibrate on.", "Prepare a validation split.")
-    return fit_temperature(prediction.expression[known], target[known])

@@ -16,7 +16,7 @@ ROOT = Path(honne.__file__).parent
 FLOORS = (
     ("errors", "torchvision_guard", "console"),
     ("labels", "codes", "batch"),
-    ("data", "faces", "cues", "networks", "losses", "metrics", "schedules", "calibration"),
+    ("data", "faces", "cues", "networks", "losses", "metrics", "schedules", "calibration", "thresholds", "smoothing"),
     ("methods",),
     (
         "recipe",
@@ -24,6 +24,9 @@ FLOORS = (
         "card",
         "curves",
         "training",
+        "staging",
+        "fitting",
+        "runs",
         "evaluation",
         "explain",
         "analysis",

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from honne.batch import NOT_LABELLED, Batch, Labels
+from honne.data.decoding import fast_pixels
 from honne.data.known import Known, known
 from honne.data.manifest import PreparedData
 from honne.data.sampling import Draw
@@ -48,7 +49,8 @@ class StoredImage:
     def __init__(self, data: PreparedData, row: int, needed: int) -> None:
         self.data, self.row = data, row
         try:
-            self._image: Image.Image | None = Image.open(io.BytesIO(data.image_bytes(row)))
+            self._encoded: memoryview | None = data.image_bytes(row)
+            self._image: Image.Image | None = Image.open(io.BytesIO(self._encoded))
         except _UNREADABLE as error:
             raise self._unreadable(error) from None
         image, width = self._image, self._image.width
@@ -60,7 +62,12 @@ class StoredImage:
     def pixels(self) -> np.ndarray:
         """Of `shape`, uint8, not to be written to; only once, since nothing is kept."""
         image, self._image = self._image, None
+        encoded, self._encoded = self._encoded, None
         assert image is not None
+        assert encoded is not None
+        pixels = fast_pixels(image, encoded) if self.shrunk == 1 else None
+        if pixels is not None:
+            return pixels
         try:
             return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
         except _UNREADABLE as error:
@@ -93,9 +100,12 @@ class FaceData(Dataset[Batch]):
         sides: (A,) order of the action-unit columns after a flip, where they carry a side
             (see `honne.data.flips.sided_units`).
         centre: share of the stored images' side, about their centre, that is shown; see `transform`.
+        labels: classes and units of the labels, where the data sets have different ones; unset = those of the first.
 
     Attributes:
         known: labels of all rows.
+        windows: (W, N) row numbers of windows, -1 where padded; where set, a `Draw` names windows.
+        features: (rows, F) what a frozen network said of every image; where set, images are not loaded.
 
     Raises:
         HonneError: some data sets have images (or sequences) and others do not.
@@ -112,12 +122,16 @@ class FaceData(Dataset[Batch]):
         heatmaps: Callable[[Known, np.ndarray], np.ndarray] | None = None,
         sides: np.ndarray | None = None,
         centre: float = 1.0,
+        labels: LabelSchema | None = None,
     ) -> None:
         self.frame, self.centre = framed(size, centre), centre
+        self.labels = data[0].schema.labels if labels is None else labels
+        self.windows: np.ndarray | None = None
+        self.features: np.ndarray | None = None
         self.data, self.size, self.augment, self.seed = list(data), size, augment, seed
         self.targets, self.heatmaps, self.sides = targets, heatmaps, sides
         self.starts = np.cumsum([0, *(len(part) for part in self.data)])
-        self.known = known(self.data, {"label": "none", "votes": "votes"}.get(targets, "target"))  # type: ignore[arg-type]
+        self.known = known(self.data, {"label": "none", "votes": "votes"}.get(targets, "target"), self.labels)  # type: ignore[arg-type]
         self.has_images = self._all_have("image")
         self.readers = [SequenceReader(part.root / "sequences") for part in data] if self._all_have("sequence") else []
 
@@ -129,11 +143,6 @@ class FaceData(Dataset[Batch]):
                 f"{first.root} has {column}s, {other.root} has none.", "Train on data sets that have the same inputs."
             )
         return all(having)
-
-    @property
-    def labels(self) -> LabelSchema:
-        """Label schema of the data sets."""
-        return self.data[0].schema.labels
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -171,10 +180,16 @@ class FaceData(Dataset[Batch]):
 
     def __getitems__(self, draw: Draw) -> Batch:
         """The batch of a draw."""
+        clips = None
+        if self.windows is not None:
+            draw, clips = self._frames(draw, self.windows)
         rows, labels = draw.rows, self._labels(draw)
         batch = Batch(labels=labels, domain=_rows(self.known.domain, rows), index=torch.from_numpy(rows))
         batch.subject = _rows(self.known.subject, rows)
-        if self.has_images:
+        batch.clips = clips
+        if self.features is not None:
+            batch.features = torch.from_numpy(self.features[rows].astype(np.float32))
+        elif self.has_images:
             moved = self._moved(draw)
             batch.images, batch.landmarks, batch.heatmaps = moved.images, moved.landmarks, moved.heatmaps
             for units in (labels.action_units, labels.au_intensity):
@@ -183,6 +198,15 @@ class FaceData(Dataset[Batch]):
         if self.readers:
             batch.sequences, batch.lengths = self._sequences(rows)
         return batch
+
+    def _frames(self, draw: Draw, windows: np.ndarray) -> tuple[Draw, Tensor]:
+        """The draw of the frames of windows, and the place of each frame in the windows, (W, N)."""
+        shown = windows[draw.rows]
+        there = shown >= 0
+        clips = np.full(shown.shape, -1)
+        clips[there] = np.arange(there.sum())
+        first = np.repeat(shown[:, 0], there.sum(1))
+        return Draw(shown[there], np.repeat(draw.positions, there.sum(1)), draw.epoch, first), torch.from_numpy(clips)
 
     def _moved(self, draw: Draw) -> Transformed:
         images = [self.image(row) for row in draw.rows.tolist()]
@@ -226,9 +250,10 @@ class FaceData(Dataset[Batch]):
     def _chance(self, draw: Draw, use: Literal["image", "target"]) -> list[np.random.Generator]:
         """One generator per row, the same whoever asks: the counter of a keyed generator says which row it is."""
         key = np.array([self.seed, draw.epoch], np.uint64)
+        alike = draw.rows if draw.alike is None else draw.alike
         return [
             np.random.Generator(np.random.Philox(key=key, counter=[0, int(use == "target"), row, position]))
-            for row, position in zip(draw.rows.tolist(), draw.positions.tolist(), strict=True)
+            for row, position in zip(alike.tolist(), draw.positions.tolist(), strict=True)
         ]
 
 

@@ -12,7 +12,10 @@ import pandas as pd
 from honne.batch import NOT_LABELLED
 from honne.data.manifest import PreparedData
 from honne.errors import HonneError
+from honne.labels import Conversion, LabelSchema, conversion, select_action_units
 
+Task = Literal["expression", "action_units", "valence_arousal"]
+TASKS: tuple[Task, ...] = ("expression", "action_units", "valence_arousal")
 Learns = Literal["labels", "expression", "subject"]
 """What makes a row worth learning from."""
 
@@ -47,6 +50,13 @@ class Known:
     subject: np.ndarray | None = None
     subjects: tuple[str, ...] = ()
 
+    def labelled(self, task: Task) -> np.ndarray:
+        """(N,) whether a row has a label of a task."""
+        if task == "expression":
+            return self.usable("expression")
+        values = self.action_units if task == "action_units" else self.valence_arousal
+        return np.zeros(self.count, bool) if values is None else ~np.isnan(values).all(1)
+
     def usable(self, learns: Learns = "labels") -> np.ndarray:
         """(N,) whether a row has any label, or an expression, or names its subject, as `learns` says."""
         codes = self.subject if learns == "subject" else self.expression
@@ -59,29 +69,36 @@ class Known:
         return some
 
 
-def known(data: Sequence[PreparedData], distributions: Literal["none", "target", "votes"] = "none") -> Known:
+def known(
+    data: Sequence[PreparedData],
+    distributions: Literal["none", "target", "votes"] = "none",
+    schema: LabelSchema | None = None,
+) -> Known:
     """Labels, landmarks and strata of all rows of all data sets, one set after the other.
 
     Args:
-        data: data sets of one label schema.
+        data: data sets.
         distributions: which to read: none; what is to be learned (column `target` where a data set has it, else votes
             over their sum); or the votes over their sum, to measure against (`target` where there are none).
+        schema: classes and units in whose order labels are given, by name; rows of a class that it lacks are not
+            labelled. Unset = that of all data sets.
 
     Raises:
-        HonneError: an expression that the schema does not have.
+        HonneError: an expression that the data set's own schema does not have.
     """
+    schema = data[0].schema.labels if schema is None else schema
     found = [part.rows["domain"].dropna().unique() for part in data if "domain" in part.rows]
     domains = tuple(sorted({str(name) for names in found for name in names}))
     subject, subjects = _subjects(data)
     valence, arousal, points = (_column(data, name) for name in ("valence", "arousal", "landmarks"))
     return Known(
         count=sum(map(len, data)),
-        expression=_codes(data, "expression", data[0].schema.labels.expressions),
-        distribution=_join(data, [_distribution(part, distributions == "votes") for part in data])
-        if distributions != "none"
+        expression=_expressions(data, schema),
+        distribution=_join(data, [_distribution(part, distributions == "votes", schema) for part in data])
+        if distributions != "none" and schema.expressions
         else None,
-        action_units=_column(data, "au"),
-        au_intensity=_column(data, "au_intensity"),
+        action_units=_units(data, "au", schema),
+        au_intensity=_units(data, "au_intensity", schema),
         valence_arousal=None if valence is None or arousal is None else np.stack([valence, arousal], 1),
         landmarks=None if points is None else points.reshape(len(points), -1, 2),
         domain=_codes(data, "domain", domains),
@@ -102,6 +119,33 @@ def _join(data: Sequence[PreparedData], parts: Sequence[np.ndarray | None]) -> n
         return None
     blank = [np.full((len(each), *present[0].shape[1:]), np.nan, np.float32) for each in data]
     return np.concatenate([b if p is None or not p.size else p for p, b in zip(parts, blank, strict=True)])
+
+
+def _expressions(data: Sequence[PreparedData], schema: LabelSchema) -> np.ndarray | None:
+    """(N,) class of the schema."""
+    if not schema.expressions or not any("expression" in part.rows for part in data):
+        return None
+    codes = []
+    for part in data:
+        own = part.schema.labels.expressions
+        found = _codes([part], "expression", own)
+        known = np.full(len(part), NOT_LABELLED) if found is None else found
+        codes.append(known if own == schema.expressions else _conversion(own, schema).apply(known))
+    return np.concatenate(codes)
+
+
+def _conversion(own: Sequence[str], schema: LabelSchema) -> Conversion:
+    return conversion(own, schema, drop=[name for name in own if name not in schema.expressions])
+
+
+def _units(data: Sequence[PreparedData], name: str, schema: LabelSchema) -> np.ndarray | None:
+    """(N, A) in the order of the schema."""
+    parts = [(part.stack(name), part.schema.labels.action_units) for part in data]
+    chosen = [
+        values if values is None or not values.size else select_action_units(values, own, schema.action_units)
+        for values, own in parts
+    ]
+    return _join(data, chosen) if schema.action_units else None
 
 
 def _codes(data: Sequence[PreparedData], column: str, names: Sequence[str]) -> np.ndarray | None:
@@ -133,9 +177,12 @@ def _subjects(data: Sequence[PreparedData]) -> tuple[np.ndarray | None, tuple[st
     return codes.astype(np.int64), tuple(map(str, found))
 
 
-def _distribution(data: PreparedData, prefer_votes: bool) -> np.ndarray | None:
+def _distribution(data: PreparedData, prefer_votes: bool, schema: LabelSchema) -> np.ndarray | None:
     target, votes = data.stack("target"), data.stack("votes")
-    if votes is None or (target is not None and not prefer_votes):
+    if votes is not None and (target is None or prefer_votes):
+        total = votes.sum(1, keepdims=True)
+        target = np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
+    own = data.schema.labels.expressions
+    if target is None or not target.size or own == schema.expressions:
         return target
-    total = votes.sum(1, keepdims=True)
-    return np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
+    return _conversion(own, schema).apply_distribution(target)

@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from honne.batch import Batch
+from honne.data.balancing import ml_ros_weights, valence_arousal_weights
 from honne.data.dataset import FaceData, Targets
-from honne.data.known import Known, Learns
+from honne.data.known import TASKS, Known, Learns, Task
 from honne.data.manifest import PreparedData
 from honne.data.noise import LabelNoise
 from honne.data.sampling import (
@@ -26,29 +27,42 @@ from honne.data.sampling import (
     OnceBatches,
     Order,
     Shuffled,
+    SideBySide,
+    Weighted,
     class_balanced,
+    class_weights,
 )
 from honne.data.transforms import Augment
+from honne.data.windows import windows
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 
-Sampling = Literal["uniform", "class_balanced", "every_class", "every_class_balanced", "equal_classes"]
+Sampling = Literal["uniform", "class_balanced", "every_class", "every_class_balanced", "equal_classes", "tasks"]
 """How training rows are drawn: each once; classes equally often in expectation; each once, but with two rows of every
 class in every batch; equally many rows of every class in every batch; as many rows of each class as the smallest has,
-drawn afresh every epoch."""
+drawn afresh every epoch; equally many rows of every task in every batch."""
+Balance = Literal["none", "published"]
+"""How the rows of each task are drawn, with sampling by tasks: each once; or so that expressions, cells of valence and
+arousal, and rare action units come equally often in expectation."""
 
 
-def open_data(roots: str | Path | PreparedData | Sequence[str | Path | PreparedData]) -> list[PreparedData]:
+def open_data(
+    roots: str | Path | PreparedData | Sequence[str | Path | PreparedData], labels: Literal["same", "union"] = "same"
+) -> list[PreparedData]:
     """Open one or several prepared data sets.
 
+    Args:
+        roots: folders, or data sets that are open already.
+        labels: whether they must all be labelled with the same.
+
     Raises:
-        HonneError: a folder is not a prepared data set, or their label schemas differ.
+        HonneError: a folder is not a prepared data set, or their label schemas differ and must not.
     """
     several = [roots] if isinstance(roots, (str, Path, PreparedData)) else list(roots)
     data = [root if isinstance(root, PreparedData) else PreparedData(root) for root in several]
     if not data:
         raise WrongCall("No data set was named.", "Give at least one folder written by `honne prepare`.")
-    for other in data[1:]:
+    for other in data[1:] if labels == "same" else ():
         other.schema.labels.require_same(data[0].schema.labels, str(other.root), str(data[0].root))
     return data
 
@@ -153,6 +167,42 @@ def batches(
     return iter(Loader(faces, OnceBatches(faces.rows(split), batch_size), workers))
 
 
+def task_weights(known: Known, task: Task, rows: np.ndarray, labels: LabelSchema, seed: int) -> np.ndarray:
+    """(N,) weights with which the rows of a task are drawn; see `Balance`.
+
+    Source: Deng et al., FG 2020: ML-ROS for action units, equal classes, equal cells of valence and arousal.
+    """
+    if task == "action_units":
+        assert known.action_units is not None
+        return ml_ros_weights(known.action_units[rows], seed=seed, action_units=labels.action_units)
+    if task == "valence_arousal":
+        assert known.valence_arousal is not None
+        return valence_arousal_weights(known.valence_arousal[rows])
+    assert known.expression is not None
+    return class_weights(known.expression[rows])
+
+
+def window_rows(data: Sequence[PreparedData], rows: np.ndarray, length: int, stride: int) -> np.ndarray:
+    """(W, length) row numbers of windows over the videos of several data sets, -1 where padded.
+
+    Args:
+        data: data sets; row numbers run through all of them.
+        rows: to show, of any videos; those without a video are windows of their own.
+        length: frames in a window.
+        stride: frames from one window's start to the next one's.
+    """
+    frames = pd.concat(
+        [part.rows.reindex(columns=["video", "time"]).assign(part=number) for number, part in enumerate(data)],
+        ignore_index=True,
+    ).loc[rows]
+    if frames["video"].isna().all():
+        raise WrongCall(f"{data[0].root}: windows need videos, and no row says which it is of.", "Leave windows out.")
+    videos = frames.groupby(["part", "video"], sort=False).ngroup().to_numpy()  # -1 where null
+    order = np.lexsort((frames["time"].to_numpy(), videos))
+    table = windows(videos[order], length, stride)
+    return np.where(table < 0, -1, rows[order][table])
+
+
 _HAS = {"labels": "has a label", "expression": "has an expression label", "subject": "names its subject"}
 
 
@@ -173,6 +223,10 @@ class DataModule(lightning.LightningDataModule):
         learns: which rows count: those with a label, with an expression, or that name their subject.
         centre: share of the stored pictures' side, about their centre, that is shown when measuring.
         drop_last: leave out an incomplete last training batch.
+        labels: what is learned of data sets that are labelled with different things, each with some of it; unset =
+            all are labelled with the same.
+        balance: see `Balance`.
+        window: frames of the windows that are shown in place of single rows; 0 = rows. `batch_size` counts windows.
     """
 
     def __init__(
@@ -191,21 +245,27 @@ class DataModule(lightning.LightningDataModule):
         centre: float = 1.0,
         learns: Learns = "labels",
         heatmaps: Callable[[Known, np.ndarray], np.ndarray] | None = None,
+        labels: LabelSchema | None = None,
+        balance: Balance = "none",
+        window: int = 0,
     ) -> None:
         super().__init__()
-        self.data = open_data(data)
+        self.data = open_data(data, "same" if labels is None else "union")
+        self.labels = self.data[0].schema.labels if labels is None else labels
+        self.balance, self.window = balance, window
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
         self.augment, self.targets, self.sampling, self.drop_last = augment, targets, sampling, drop_last
         self.label_noise, self.centre, self.learns = label_noise, centre, learns
-        self.training = FaceData(self.data, size, augment, seed, targets, heatmaps)
+        self.training = FaceData(self.data, size, augment, seed, targets, heatmaps, labels=self.labels)
         self.flips = self._flip(label_noise) if label_noise else None
         # Measured against the votes whatever is learned.
-        self.measuring = FaceData(self.data, size, targets="votes", heatmaps=heatmaps, centre=centre)
-
-    @property
-    def labels(self) -> LabelSchema:
-        """Label schema of the data sets."""
-        return self.data[0].schema.labels
+        self.measuring = FaceData(
+            self.data, size, targets="votes", heatmaps=heatmaps, centre=centre, labels=self.labels
+        )
+        if balance != "none" and (sampling != "tasks" or window):
+            raise WrongCall("data.balance is for rows that are drawn by task.", "Add --data.sampling tasks.")
+        if window and sampling not in ("uniform", "tasks"):
+            raise WrongCall(f"data.sampling {sampling} draws rows, and windows are shown.", "Leave it out.")
 
     def _flip(self, noise: LabelNoise) -> pd.DataFrame:
         """Make labels of the training rows wrong; returns which: data set, id, and the classes from and to."""
@@ -245,9 +305,21 @@ class DataModule(lightning.LightningDataModule):
             raise HonneError(f"{self.data[0].root}: no training row {_HAS[self.learns]}.", "Check the data set's card.")
         return rows
 
-    def order(self) -> Order:
-        """What a training epoch shows."""
+    def tasks(self) -> list[Task]:
+        """The tasks that training rows have labels of."""
         rows = self.train_rows()
+        return [task for task in TASKS if self.training.known.labelled(task)[rows].any()]
+
+    @property
+    def parts(self) -> int:
+        """Parts of a training batch, of `batch_size` rows or windows each: one for every task, or only one."""
+        return len(self.tasks()) if self.sampling == "tasks" else 1
+
+    def order(self) -> Order:
+        """What a training epoch shows: row numbers, or numbers of windows."""
+        rows = self.train_rows()
+        if self.sampling == "tasks" or self.window:
+            return self._by_task(rows) if self.sampling == "tasks" else self._windowed([rows])[0]
         if self.sampling == "uniform":
             return Shuffled(rows, self.seed)
         if self.training.known.expression is None:
@@ -261,9 +333,34 @@ class DataModule(lightning.LightningDataModule):
         balanced = self.sampling == "every_class_balanced"
         return EveryClass(rows, labels, together, self.seed, balanced=balanced, classes=self.labels.expressions)
 
+    def _by_task(self, rows: np.ndarray) -> Order:
+        known, tasks = self.training.known, self.tasks()
+        own = [rows[known.labelled(task)[rows]] for task in tasks]
+        if self.window:
+            orders: Sequence[Order] = self._windowed(own)
+        elif self.balance == "none":
+            orders = [Shuffled(each, self.seed + place) for place, each in enumerate(own)]
+        else:
+            orders = [
+                Weighted(each, task_weights(known, task, each, self.labels, self.seed), self.seed + place)
+                for place, (task, each) in enumerate(zip(tasks, own, strict=True))
+            ]
+        return SideBySide(orders, self.batch_size * self._process()[1], [name.replace("_", " ") for name in tasks])
+
+    def _windowed(self, pools: Sequence[np.ndarray]) -> list[Order]:
+        """Windows over each pool's rows in time order, all in one table; they overlap by a half."""
+        tables = [window_rows(self.data, rows, self.window, max(self.window // 2, 1)) for rows in pools]
+        self.training.windows = np.concatenate(tables)
+        ends = np.cumsum([len(table) for table in tables])
+        return [
+            Shuffled(np.arange(end - len(t), end), self.seed + k)
+            for k, (end, t) in enumerate(zip(ends, tables, strict=True))
+        ]
+
     def train_dataloader(self) -> Loader:
         """Training batches; a resumed run goes on where it stopped."""
-        batches = EpochBatches(self.order(), self.batch_size, *self._process(), drop_last=self.drop_last)
+        together = self.batch_size * self.parts
+        batches = EpochBatches(self.order(), together, *self._process(), drop_last=self.drop_last)
         return Loader(self.training, batches, self.workers, self._place, torch.cuda.is_available())
 
     def val_dataloader(self) -> Loader:
@@ -274,7 +371,11 @@ class DataModule(lightning.LightningDataModule):
         """Labelled rows of the test split, in manifest order."""
         return self._measured("test")
 
-    def _measured(self, split: str) -> Loader:
+    def whole(self, split: str) -> Loader:
+        """Labelled rows of a split, all in this process."""
+        return self._measured(split, (0, 1))
+
+    def _measured(self, split: str, process: tuple[int, int] | None = None) -> Loader:
         known, rows = self.measuring.known, self.measuring.rows(split)
         if known.expression is not None:  # votes alone are no label to measure against
             known = replace(known, distribution=None)
@@ -283,7 +384,10 @@ class DataModule(lightning.LightningDataModule):
             raise HonneError(
                 f"{self.data[0].root}: no row of split '{split}' {_HAS[self.learns]}.", "Check the data set's card."
             )
-        batches = OnceBatches(rows, self.batch_size, *self._process())
+        if self.window:
+            self.measuring.windows = window_rows(self.data, rows, self.window, self.window)
+            rows = np.arange(len(self.measuring.windows))
+        batches = OnceBatches(rows, self.batch_size * self.parts, *(process or self._process()))
         return Loader(self.measuring, batches, self.workers, pin_memory=torch.cuda.is_available())
 
     def _process(self) -> tuple[int, int]:

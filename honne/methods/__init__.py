@@ -12,6 +12,7 @@ METHODS = {
     "erm": "honne.methods.erm:Erm",
     "iern": "honne.methods.iern:Iern",
     "dmue": "honne.methods.dmue:Dmue",
+    "multitask": "honne.methods.multitask:Multitask",
     "identity": "honne.methods.identity:Identity",
 }
 """Name in recipes and commands -> where the class is; its options are the class's `Options`."""

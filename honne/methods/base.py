@@ -19,6 +19,8 @@ from honne.errors import HonneError
 from honne.labels import LabelSchema
 from honne.losses import concordance, expression_loss
 from honne.methods.au_cues import AuCues
+from honne.methods.stages import Stage
+from honne.metrics.abaw import abaw_expression, abaw_units
 from honne.metrics.action_units import au_f1
 from honne.metrics.expression import class_scores, confusion_matrix
 from honne.schedules import OptimOptions, Schedule, optimizer, schedule
@@ -58,6 +60,11 @@ class Method(LightningModule):
     def network_options(cls, options: Any, given: dict[str, Any], data: DataModule) -> dict[str, Any]:
         """Options of the network: those given, or what the method makes of them for these data."""
         return given
+
+    @classmethod
+    def stages(cls, options: Any, seed: int) -> list[Stage]:
+        """Trainings that a run consists of, one after the other; none = only its own."""
+        return []
 
     @classmethod
     def learned(cls, schema: LabelSchema) -> LabelSchema:
@@ -227,5 +234,13 @@ def validation_scores(prediction: Prediction, batch: Batch, schema: LabelSchema)
     if prediction.valence_arousal is not None and labels.valence_arousal is not None:
         scores["ccc"] = concordance(prediction.valence_arousal, labels.valence_arousal).mean()
     tasks = [scores[name] for name in ("macro_f1", "au_f1", "ccc") if name in scores]
+    challenge = torch.zeros(())
+    if prediction.expression is not None and "macro_f1" in scores and labels.expression is not None:
+        challenge = challenge + abaw_expression(prediction.expression, labels.expression)
+    if prediction.action_units is not None and labels.action_units is not None:
+        challenge = challenge + abaw_units(prediction.action_units.sigmoid(), labels.action_units)
+    if prediction.valence_arousal is not None and labels.valence_arousal is not None:
+        challenge = challenge + concordance(prediction.valence_arousal, labels.valence_arousal).sum()
+    scores["abaw"] = challenge
     scores["score"] = torch.stack([value.float() for value in tasks]).mean() if tasks else -scores["loss"]
     return scores

@@ -35,6 +35,7 @@ from honne.data.manifest import replacing
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 from honne.methods.base import Method
+from honne.methods.confidence import Confidence, class_similarity
 from honne.methods.processes import of_all_processes
 from honne.networks.branches import Answers, Branches
 from honne.networks.face import FaceNetwork
@@ -211,23 +212,6 @@ def similarity_loss(branches: Tensor, network: Tensor, others: Tensor) -> Tensor
     return ((mine - reference).square().sum((1, 2)) / entries).mean()
 
 
-def class_similarity(features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """(B, C) mean cosine of each row to the rows of each class, brought to 0..1 over the classes.
-
-    Args:
-        features: (B, D).
-        labels: (B,).
-        classes: C; the similarity to a class without a row is the row's smallest.
-    """
-    unit = F.normalize(features, eps=1e-8)
-    members = F.one_hot(labels, classes).to(unit.dtype)
-    counts = members.sum(0)
-    mean = unit @ (unit.T @ members) / counts.clamp_min(1)
-    lowest = mean.masked_fill(counts == 0, torch.inf).amin(1, keepdim=True)
-    shifted = torch.where(counts > 0, mean - lowest, 0)
-    return shifted / shifted.amax(1, keepdim=True).clamp_min(1e-8)
-
-
 def branch_loss(logits: Tensor, labels: Tensor, others: Tensor) -> Tensor:
     """L_aux: cross-entropy of each branch over the rows it learns from, mean over branches.
 
@@ -239,26 +223,6 @@ def branch_loss(logits: Tensor, labels: Tensor, others: Tensor) -> Tensor:
     target = other_labels(labels, len(logits)).clamp(0, logits.shape[2] - 1)
     loss = -logits.log_softmax(2).gather(2, target[:, :, None])[:, :, 0]
     return ((loss * others).sum(1) / others.sum(1).clamp_min(1)).mean()
-
-
-class Confidence(nn.Module):
-    """s in (0, 1) from similarities to the classes and the label, in two layers: 2C -> C -> 1.
-
-    Args:
-        classes: C.
-        kind: `DmueOptions.confidence_input`.
-    """
-
-    def __init__(self, classes: int, kind: Literal["label", "own"] = "label") -> None:
-        super().__init__()
-        self.kind = kind
-        self.layers = nn.Sequential(nn.Linear(2 * classes, classes), nn.PReLU(), nn.Linear(classes, 1))
-
-    def forward(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        """(B,) from (B, C) of `class_similarity` and (B,) labels."""
-        label = F.one_hot(labels, similarity.shape[1])
-        label = label * similarity if self.kind == "own" else label
-        return self.layers(torch.cat([similarity, label], 1)).sigmoid()[:, 0]
 
 
 # --- the method --------------------------------------------------------------------------------------------------

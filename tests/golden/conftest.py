@@ -17,6 +17,8 @@ pytest.register_assert_rewrite(
     *("au_cues_cams", "au_cues_data", "au_cues_losses", "au_cues_maps", "au_cues_measures", "au_cues_networks"),
     *("iern_faces", "iern_metrics", "iern_networks", "iern_preprocess", "iern_scenes", "iern_schedules"),
     *("iern_splits", "iern_training"),
+    *("multitask_annotations", "multitask_ensemble", "multitask_faces", "multitask_losses", "multitask_metrics"),
+    *("multitask_networks", "multitask_samplers", "multitask_transforms"),
 )
 
 OWN = Path(__file__).parent / "data"
