@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import honne
 from honne.batch import NOT_LABELLED
 from honne.console import say
 from honne.errors import HonneError, WrongCall
+from honne.evaluation.challenge import ABAW
 from honne.evaluation.printing import comparison_tables
 from honne.evaluation.scoring import ERRORS, Scored, figures
 from honne.evaluation.storing import read_evaluation, write_json
@@ -58,19 +60,15 @@ def compare(
     _require_same(first, second, one, other, f"{a} and {b}")
     left, right = _measures(first), _measures(second)
     names, notes = [name for name in left if name in right], first["notes"] + second["notes"]
+    if len(editions := {each["abaw"]["edition"] for each in (first, second) if "abaw" in each}) > 1:
+        names = [name for name in names if not name.startswith(ABAW)]
+        notes.append(f"Challenge scores are not compared: they are of {' and of '.join(sorted(editions))}.")
     if len(cues := {_cues(each) for each in (first, second)} - {""}) > 1:
         names = [name for name in names if name in first["metrics"]]
         notes.append(f"Explanations are not compared: their heat maps are of {' and of '.join(sorted(cues))}.")
     if len(kinds := {each["explanations"]["kind"] for each in (first, second) if "explanations" in each}) > 1:
         notes.append(f"Class activation maps of different kinds are compared: {' and '.join(sorted(kinds))}.")
     names = _chosen(metric, names)
-
-    def difference(weight: Tensor | None) -> dict[str, Tensor]:
-        mine, theirs = figures(one, weight), figures(other, weight)
-        return {name: theirs[name] - mine[name] for name in names}
-
-    draws = bootstrap(difference, one.clusters, replicates, seed)
-    values = difference(None)
     result = {
         "honne": honne.__version__,
         "a": first["model"],
@@ -81,12 +79,8 @@ def compare(
         "seed": seed,
         "replicates": replicates,
         "metrics": {
-            name: {
-                "a": left[name]["value"],
-                "b": right[name]["value"],
-                **_line(name, values[name], draws[name]),
-            }
-            for name in names
+            name: {"a": left[name]["value"], "b": right[name]["value"], **line}
+            for name, line in paired(one, other, names, replicates, seed).items()
         },
     }
     if "accuracy" in names:
@@ -97,6 +91,28 @@ def compare(
         for part in comparison_tables(result):
             say(part)
     return result
+
+
+def paired(one: Scored, other: Scored, names: Sequence[str], replicates: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Differences between two predictions of the same rows, measured on the same resampled clusters.
+
+    Args:
+        one: predictions and labels.
+        other: other predictions beside the same labels.
+        names: of figures that both have.
+        replicates: number of bootstrap replicates.
+        seed: of the bootstrap.
+
+    Returns:
+        Name -> `difference` (other minus one) with 95 % interval, `p`, and which is `better`, A or B.
+    """
+
+    def difference(weight: Tensor | None) -> dict[str, Tensor]:
+        mine, theirs = figures(one, weight), figures(other, weight)
+        return {name: theirs[name] - mine[name] for name in names}
+
+    draws, values = bootstrap(difference, one.clusters, replicates, seed), difference(None)
+    return {name: _line(name, values[name], draws[name]) for name in names}
 
 
 def mcnemar(right: Tensor, also: Tensor) -> dict[str, Any]:
@@ -124,7 +140,8 @@ def mcnemar(right: Tensor, also: Tensor) -> dict[str, Any]:
 
 
 def _measures(result: dict[str, Any]) -> dict[str, Any]:
-    return result["metrics"] | result.get("explanations", {}).get("measures", {})
+    scores = {ABAW + name: each for name, each in result.get("abaw", {}).get("measures", {}).items()}
+    return result["metrics"] | result.get("explanations", {}).get("measures", {}) | scores
 
 
 def _cues(result: dict[str, Any]) -> str:

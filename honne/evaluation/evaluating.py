@@ -17,17 +17,22 @@ from honne.console import say
 from honne.data.manifest import PreparedData, sha256
 from honne.errors import HonneError, WrongCall
 from honne.evaluation import explaining
+from honne.evaluation.challenge import ABAW, Edition, challenge_notes, challenge_result, require_vocabulary
+from honne.evaluation.comparing import paired
 from honne.evaluation.explaining import Extent
 from honne.evaluation.printing import evaluation_tables
-from honne.evaluation.running import beside_labels, run_model
-from honne.evaluation.scoring import Estimates, Scored, cluster_rows, estimate
+from honne.evaluation.running import beside_labels, run_model, smooth_outputs, videos_named
+from honne.evaluation.scoring import Estimates, Scored, cluster_rows, estimate, figures
 from honne.evaluation.storing import write_evaluation
+from honne.evaluation.submission import Submission
 from honne.evaluation.vocabulary import Units, shared_vocabulary
 from honne.explain.measuring import MapOptions, MeanMaps
+from honne.labels import LabelSchema
 from honne.methods.au_cues import Cue
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
 from honne.models import device as device_named
+from honne.smoothing import Smoothing
 
 if TYPE_CHECKING:
     AnyModel = str | Path | Model
@@ -48,6 +53,9 @@ def evaluate(
     merge: str = "",
     drop: str = "",
     units: Units = "same",
+    smooth: str = "none",
+    abaw: Edition = "none",
+    submission: Path | None = None,
     explanations: Extent = "none",
     map: str | None = None,
     layers: str | None = None,
@@ -78,6 +86,11 @@ def evaluate(
         drop: classes to leave out, with commas between them: rows labelled so are not measured, predictions are
             rescaled without them.
         units: same: model and data must code the same action units; common: measure those that both code.
+        smooth: smooth predictions along each video before they are measured: median:5 (window of 5 rows), mean:50,
+            exponential:0.3 (weight of the newest), none. Every measure is shown without it too.
+        abaw: also give the scores of an ABAW challenge: 2020 (7 expressions, 8 action units), unitask (2022 and later,
+            8 expressions, 12 units), mtl (the multi-task tracks, the same classes).
+        submission: folder for the files to send to that challenge; a split without labels is then only written.
         explanations: agreement measures how attention and class activation maps sit on the heat maps of a codebook,
             beside what maps get that know nothing of the face (needs landmarks); full also measures insertion, deletion
             and what is left of the maps when weights are drawn anew.
@@ -101,20 +114,31 @@ def evaluate(
         HonneError: an empty split, label schemas that differ, or nothing labelled.
         WrongCall: an option that makes no sense.
     """
-    path = _checked(out, replicates, explained_faces)
+    path, smoothing = _checked(out, replicates, explained_faces), Smoothing.parse(smooth)
+    _together(smoothing, explanations, abaw, submission)
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
-    rows = opened.split(split)
+    rows, labels = opened.split(split), opened.schema.labels
+    known = opened.rows.iloc[rows]
     if not isinstance(model, Model):
         model = load(model, device_named(device))
     model.require_labels()
-    vocabulary = shared_vocabulary(model.schema, opened.schema.labels, merge=merge, drop=drop, units=units)
-    clusters, resampled = cluster_rows(opened.rows.iloc[rows])
-    outputs = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
-    scored = beside_labels(outputs, model, opened, vocabulary, clusters)
+    require_vocabulary(abaw, model.schema)
+    files = submission and Submission.of(Path(submission), abaw, model.schema, labels, known["id"])
+    if smoothing.kind != "none" and not videos_named(known):
+        raise HonneError(
+            f"{opened.root}: no row names its video, so nothing can be smoothed along one.", "Leave --smooth out."
+        )
+    if files and labels == LabelSchema():
+        labels = model.schema
+    vocabulary = shared_vocabulary(model.schema, labels, merge=merge, drop=drop, units=units)
+    clusters, resampled = cluster_rows(known)
+    raw = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
+    outputs = raw if smoothing.kind == "none" else smooth_outputs(raw, known, smoothing)
+    scored = beside_labels(outputs, model, opened, vocabulary, clusters, abaw)
     means = MeanMaps()
     asked = MapOptions.of(model, map, layers, cue=cue, codebook=codebook)
     labelled = scored.labelled()
-    if not any(labelled.values()):
+    if not labelled and not files:
         raise HonneError(
             f"{opened.root}: no row of split '{split}' is labelled with anything that the model predicts.",
             "Choose another split.",
@@ -127,7 +151,7 @@ def evaluate(
         "rows": len(rows),
         "labelled": labelled,
         "schema": vocabulary.schema.to_dict(),
-        "notes": list(vocabulary.notes),
+        "notes": [*vocabulary.notes, *_unlabelled(scored, split), *(files.notes if files else ())],
         "flips": flips,
         "seed": seed,
         "replicates": replicates,
@@ -136,6 +160,8 @@ def evaluate(
     }
     result |= seen_before(model, result["data"], split)
     result |= _published(model, opened, split, result["notes"])
+    if model.length and not videos_named(known):
+        result["notes"].append("No row names its video: the model, a temporal one, saw every face by itself.")
     if explanations != "none":
         checked = explained_faces if explanations == "full" else 0
         scored.explained = explaining.explain(
@@ -154,21 +180,22 @@ def evaluate(
     result |= _figures(scored, estimates)
     if scored.explained:
         result["explanations"] = explaining.explanations(scored, estimates, asked)
-    if path:
-        from honne.evaluation.mean_maps import draw_mean_maps  # matplotlib only where a picture is wanted
-        from honne.evaluation.picture import draw
-
-        write_evaluation(path, result, scored)
-        draw(path.with_suffix(".png"), result, scored)
-        written = [path, path.with_suffix(".parquet"), path.with_suffix(".png")]
-        if scored.explained and means.faces.any():
-            written.append(path.with_name(f"{path.stem}_maps.png"))
-            draw_mean_maps(written[-1], means, model.schema.expressions, asked)
+    if labelled and abaw != "none":
+        result["abaw"] = challenge_result(scored, estimates.overall)
+        result["notes"] += challenge_notes(scored)
+    if labelled and smoothing.kind != "none":
+        before = beside_labels(raw, model, opened, vocabulary, clusters, abaw)
+        result["smoothing"] = {"smooth": smooth, "measures": _smoothing(before, scored, estimates, replicates, seed)}
+    if files:
+        result["submission"] = {"folder": str(files.folder), "files": len(files.write(outputs, model))}
+    written = _write(path, result, scored, means, asked, model) if path else []
     if show:
         for part in evaluation_tables(result):
             say(part)
         if path:
             say(escape(f"Written to {path.parent}: {', '.join(each.name for each in written)}"))
+        if files:
+            say(escape(f"Written to {files.folder}: {result['submission']['files']:,} files for ABAW {abaw}"))
     return result
 
 
@@ -180,6 +207,39 @@ def _checked(out: str | Path | None, replicates: int, explained_faces: int) -> P
     if out is not None and Path(out).suffix != ".json":
         raise WrongCall(f"--out: '{out}' does not end in .json.", "Give FILE.json; a table and a picture go beside it.")
     return None if out is None else Path(out)
+
+
+def _together(smoothing: Smoothing, explanations: Extent, abaw: Edition, submission: Path | None) -> None:
+    """Refuse options that do not go together."""
+    if smoothing.kind != "none" and explanations != "none":
+        raise WrongCall("--smooth: explanations are of single faces.", "Leave out --smooth or --explanations.")
+    if submission is not None and abaw == "none":
+        raise WrongCall("--submission: for which challenge?", "Give --abaw 2020, --abaw unitask or --abaw mtl.")
+
+
+def _unlabelled(scored: Scored, split: str) -> list[str]:
+    """What is not measured for want of labels."""
+    if not scored.labelled():
+        return [f"Nothing is measured: no row of split '{split}' is labelled."]
+    tasks = (task.replace("_", " ") for task in scored.unlabelled())
+    return [f"Not measured: {task} (no row of split '{split}' is labelled with it)." for task in tasks]
+
+
+def _write(
+    path: Path, result: dict[str, Any], scored: Scored, means: MeanMaps, asked: MapOptions, model: Model
+) -> list[Path]:
+    from honne.evaluation.mean_maps import draw_mean_maps  # matplotlib only where a picture is wanted
+    from honne.evaluation.picture import draw
+
+    write_evaluation(path, result, scored)
+    written = [path, path.with_suffix(".parquet")]
+    if result["metrics"]:
+        written.append(path.with_suffix(".png"))
+        draw(written[-1], result, scored)
+    if scored.explained and means.faces.any():
+        written.append(path.with_name(f"{path.stem}_maps.png"))
+        draw_mean_maps(written[-1], means, model.schema.expressions, asked)
+    return written
 
 
 def seen_before(model: Model, data: dict[str, str], split: str) -> dict[str, bool]:
@@ -222,7 +282,11 @@ def _list(value: Any) -> Sequence[Any]:
 
 def _figures(scored: Scored, estimates: Estimates) -> dict[str, Any]:
     own = {name: each for name, each in estimates.classes.items() if name not in scored.explained}
-    overall = {name: asdict(each) for name, each in estimates.overall.items() if name not in scored.explained}
+    overall = {
+        name: asdict(each)
+        for name, each in estimates.overall.items()
+        if name not in scored.explained and not name.startswith(ABAW)
+    }
     found: dict[str, Any] = {"metrics": overall}
     if scored.probabilities is not None and scored.expression is not None:
         confusion = metrics.confusion_matrix(scored.probabilities, scored.expression)
@@ -236,15 +300,30 @@ def _figures(scored: Scored, estimates: Estimates) -> dict[str, Any]:
         names = ("low", "high", "rows", "confidence", "accuracy")
         lines = zip(*(column.tolist() for column in columns), strict=True)
         found["calibration"] = [{n: _number(v) for n, v in zip(names, line, strict=True)} for line in lines]
-    if scored.unit_labels is not None and scored.thresholds is not None:
-        coded = [column[~column.isnan()] for column in scored.unit_labels.mT]
-        units = [f"au{unit:02d}" for unit in scored.schema.action_units]
+    units = [f"au{unit:02d}" for unit in scored.schema.action_units]
+    if scored.thresholds is not None:
         found["thresholds"] = dict(zip(units, scored.thresholds.tolist(), strict=True))
+    if scored.unit_labels is not None:
+        coded = [column[~column.isnan()] for column in scored.unit_labels.mT]
         found["units"] = {
             name: {"rows": len(values), "present": int(values.sum())} | _column(estimates.units, place)
             for place, (name, values) in enumerate(zip(units, coded, strict=True))
         }
     return found
+
+
+def _smoothing(
+    before: Scored, after: Scored, estimates: Estimates, replicates: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Every measure without and with smoothing, and the difference."""
+    values, words = figures(before), {"A": "without", "B": "with", "-": "-"}
+    lines = paired(before, after, list(estimates.overall), replicates, seed)
+    return {
+        name: {"without": float(values[name]), "with": estimates.overall[name].value}
+        | line
+        | {"better": words[line["better"]]}
+        for name, line in lines.items()
+    }
 
 
 def _column(estimates: dict[str, list[Estimate]], place: int) -> dict[str, dict[str, float | None]]:

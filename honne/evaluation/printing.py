@@ -15,7 +15,27 @@ from honne.explain.measuring import NULLS
 from honne.metrics.resampling import Estimate
 
 FEW_CLUSTERS = 20
-ACRONYMS = frozenset({"f1", "nll", "ece", "kl", "js", "emd", "ccc", "rmse", "au", "auc", "mtl", "att", "cam", "cos"})
+ACRONYMS = frozenset(
+    {
+        "f1",
+        "nll",
+        "ece",
+        "kl",
+        "js",
+        "emd",
+        "ccc",
+        "rmse",
+        "au",
+        "auc",
+        "mtl",
+        "att",
+        "cam",
+        "cos",
+        "abaw",
+        "expr",
+        "va",
+    }
+)
 CURVES, RANKS, AGREEMENT = ("deletion", "insertion"), ("cam_rank", "att_rank"), ("att_cos", "cam_cos")
 UNIT_COLUMNS = ("f1", "balanced_accuracy", "auc")  # what fits on 80 columns; the file has them all
 
@@ -38,7 +58,7 @@ def warnings_of(result: dict[str, Any]) -> list[str]:
         found.append("IN SAMPLE: these rows were trained on; the figures say nothing about new faces.")
     if result["selected_on"]:
         found.append("These rows served selection and calibration; expect somewhat less on new faces.")
-    if result["resampled"] != "row" and result["clusters"] < FEW_CLUSTERS:
+    if result["metrics"] and result["resampled"] != "row" and result["clusters"] < FEW_CLUSTERS:
         found.append(f"Only {resampled(result)}: the intervals are too narrow.")
     return found + result["notes"]
 
@@ -52,13 +72,37 @@ def evaluation_tables(result: dict[str, Any]) -> list[str | Table]:
     """Warnings, the figures with their intervals, and the tables by class and by action unit."""
     title = f"{result['model']['name']} on {result['data']['name']}, {result['split']}: {result['rows']:,} rows"
     overall = _plain(title, *_beside_published(f"value [95 % over {resampled(result)}]", result["metrics"], result))
-    parts: list[str | Table] = [*_warnings(result), overall]
+    parts: list[str | Table] = [*_warnings(result), overall if result["metrics"] else title]
+    parts += challenge_tables(result) + smoothing_tables(result)
     if "classes" in result:
         columns = ("rows", "precision", "recall", "f1")
         parts.append(_by("class", columns, result["classes"]))
     if "units" in result:
         parts.append(_by("unit", ("rows", "present", *UNIT_COLUMNS), result["units"]))
     return parts + explanation_tables(result)
+
+
+def challenge_tables(result: dict[str, Any]) -> list[str | Table]:
+    """Scores of an ABAW challenge, by the rows that it counts."""
+    found = result.get("abaw", {"measures": {}})
+    if not found["measures"]:
+        return []
+    counts = ", ".join(f"{rows:,} {task}" for task, rows in found["rows"].items())
+    rows = ([name_of(name), shown(entry)] for name, entry in found["measures"].items())
+    return [_plain(f"ABAW {found['edition']}; rows: {counts}", ("score", "value [95 %]"), rows)]
+
+
+def smoothing_tables(result: dict[str, Any]) -> list[str | Table]:
+    """Every measure without and with smoothing."""
+    found = result.get("smoothing", {"measures": {}})
+    if not found["measures"]:
+        return []
+    rows = (
+        [name_of(name), *(f"{line[key]:.3f}" for key in ("without", "with")), shown(line["difference"]), line["better"]]
+        for name, line in found["measures"].items()
+    )
+    columns = ("measure", "without", found["smooth"], "difference [95 %]", "better")
+    return [_plain("Smoothed along the videos", columns, rows)]
 
 
 def _beside_published(

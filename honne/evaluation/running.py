@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -13,11 +14,14 @@ from honne.batch import NOT_LABELLED, Batch, Prediction
 from honne.console import progress
 from honne.data.loading import batches
 from honne.data.manifest import PreparedData
+from honne.data.windows import windows
 from honne.errors import HonneError, WrongCall
+from honne.evaluation.challenge import Edition
 from honne.evaluation.scoring import Scored
 from honne.evaluation.vocabulary import Vocabulary
 from honne.labels import select_action_units
 from honne.models import Model
+from honne.smoothing import Smoothing, smoothed
 
 
 @dataclass
@@ -39,10 +43,17 @@ class Outputs:
     uncertainty: Tensor | None
 
 
+FRAMES_AT_ONCE = 1 << 14
+"""Frames of whole videos that a temporal model goes over at once, about."""
+
+
 def run_model(
     model: Model, data: PreparedData, split: str, *, batch_size: int = 32, workers: int = 0, flips: bool = False
 ) -> Outputs:
     """Predictions for every row of a split.
+
+    A temporal model sees the rows of each video in time order, in windows of its length that overlap by half; a row
+    without a video stands for itself.
 
     Args:
         model: on any device.
@@ -54,17 +65,70 @@ def run_model(
     """
     wanted, crop = data.split(split), model.alignment
     shown = batches(data, split, size=crop.size, batch_size=batch_size, workers=workers, centre=crop.centre)
-    parts: list[Outputs] = []
+    parts: list[list[Outputs]] = []  # of every batch, each view
+    features: list[list[Tensor]] = []
+    rows: list[np.ndarray] = []
     with progress() as bar:
         task = bar.add_task(f"{model.name} on {data.schema.name} {split}", total=len(wanted))
         for batch in shown:
-            seen = [_outputs(model, each) for each in _views(batch, flips)]
-            parts.append(seen[0] if len(seen) == 1 else _mean(*seen))
+            rows.append(np.zeros(0, np.int64) if batch.index is None else batch.index.cpu().numpy())
+            if model.length:
+                features.append([_features(model, each) for each in _views(batch, flips)])
+            else:
+                parts.append([_outputs(model, model.forward_batch(each), rows[-1]) for each in _views(batch, flips)])
             bar.advance(task, len(batch))
-    joined = _join(parts)
-    if not np.array_equal(joined.rows, wanted):
-        raise RuntimeError(f"the loader gave {len(joined.rows)} rows instead of the {len(wanted)} of split '{split}'")
-    return joined
+    if not np.array_equal(np.concatenate(rows), wanted):
+        raise RuntimeError(f"the loader gave other rows than the {len(wanted)} of split '{split}'")
+    if model.length:
+        timed = in_time(data.rows.iloc[wanted])
+        seen = [_over_time(model, torch.cat(view), wanted, *timed) for view in zip(*features, strict=True)]
+    else:
+        seen = [_join(list(view)) for view in zip(*parts, strict=True)]
+    return seen[0] if len(seen) == 1 else _mean(*seen)
+
+
+def in_time(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of every video beside each other, in time order; in the order of the manifest where no time is known.
+
+    Args:
+        rows: manifest rows.
+
+    Returns:
+        (N,) places of the rows in that order, and (N,) the video of each, in that order; a row without one is a video
+        of its own.
+    """
+    videos = pd.factorize(rows["video"])[0] if "video" in rows else np.full(len(rows), -1)
+    videos = np.where(videos < 0, videos.max(initial=-1) + 1 + np.arange(len(rows)), videos)
+    times = rows["time"].to_numpy(np.float64, na_value=np.nan) if "time" in rows else np.zeros(len(rows))
+    order = np.lexsort((times, videos))
+    return order, videos[order]
+
+
+def videos_named(rows: pd.DataFrame) -> bool:
+    """Whether any of some manifest rows names its video."""
+    return "video" in rows and bool(rows["video"].notna().any())
+
+
+def smooth_outputs(outputs: Outputs, known: pd.DataFrame, smoothing: Smoothing) -> Outputs:
+    """Everything that is said, smoothed along the videos; class probabilities sum to 1 again.
+
+    Args:
+        outputs: of N rows.
+        known: (N) their manifest rows.
+        smoothing: what to do.
+    """
+    order, videos = in_time(known)
+
+    def smooth(values: list[Tensor]) -> Tensor:
+        raw = values[0].numpy()
+        result = np.empty_like(raw)
+        result[order] = smoothed(raw[order].reshape(len(order), -1), videos, smoothing).reshape(raw.shape)
+        return torch.from_numpy(result)
+
+    result = _combined([outputs], smooth, outputs.rows)
+    if result.expression is not None:
+        result.expression = result.expression / result.expression.sum(1, keepdim=True)
+    return result
 
 
 def _views(batch: Batch, flips: bool) -> Iterator[Batch]:
@@ -77,12 +141,29 @@ def _views(batch: Batch, flips: bool) -> Iterator[Batch]:
         yield replace(batch, images=batch.images.flip(-1))
 
 
-def _outputs(model: Model, batch: Batch) -> Outputs:
-    prediction: Prediction = model.forward_batch(batch)
+def _features(model: Model, batch: Batch) -> Tensor:
+    if batch.images is None:
+        raise HonneError(f"Model '{model.name}' reads images; these data have none.", "Give data with images.")
+    return model.features_batch(batch.images).float().cpu()
+
+
+def _over_time(model: Model, features: Tensor, rows: np.ndarray, order: np.ndarray, videos: np.ndarray) -> Outputs:
+    """What a temporal model says of the features (N, F) of N rows, with their order and videos of `in_time`."""
+    starts = np.flatnonzero(np.diff(videos, prepend=-1))
+    parcels = starts // FRAMES_AT_ONCE  # of whole videos
+    parts = []
+    for places in np.split(np.arange(len(order)), starts[1:][np.diff(parcels) > 0]):
+        clips = windows(videos[places], model.length, max(1, model.length // 2))
+        prediction = model.over_time(features[order[places]], torch.from_numpy(clips))
+        parts.append(_outputs(model, prediction, rows[order[places]]))
+    back = torch.from_numpy(np.argsort(order))
+    return _combined(parts, lambda values: torch.cat(values)[back], rows)
+
+
+def _outputs(model: Model, prediction: Prediction, rows: np.ndarray) -> Outputs:
     says = prediction.expression is not None or prediction.uncertainty is not None
     uncertainty = model.uncertainty(prediction).cpu() if says else None
     prediction = prediction.to("cpu", torch.float32)
-    rows = np.zeros(0, np.int64) if batch.index is None else batch.index.cpu().numpy()
     expression, units = prediction.expression, prediction.action_units
     return Outputs(
         rows,
@@ -94,26 +175,30 @@ def _outputs(model: Model, batch: Batch) -> Outputs:
 
 
 def _mean(one: Outputs, other: Outputs) -> Outputs:
-    def middle(name: str) -> Tensor | None:
-        values = getattr(one, name)
-        return None if values is None else (values + getattr(other, name)) / 2
-
-    return Outputs(one.rows, middle("expression"), middle("units"), middle("affect"), middle("uncertainty"))
+    return _combined([one, other], lambda values: (values[0] + values[1]) / 2, one.rows)
 
 
 def _join(parts: list[Outputs]) -> Outputs:
-    def join(name: str) -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else torch.cat(values)
+    return _combined(parts, torch.cat, np.concatenate([part.rows for part in parts]))
 
-    rows = np.concatenate([part.rows for part in parts])
-    return Outputs(rows, join("expression"), join("units"), join("affect"), join("uncertainty"))
+
+def _combined(parts: list[Outputs], how: Callable[[list[Tensor]], Tensor], rows: np.ndarray) -> Outputs:
+    def combined(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else how(values)
+
+    return Outputs(rows, *map(combined, ("expression", "units", "affect", "uncertainty")))
 
 
 def beside_labels(
-    outputs: Outputs, model: Model, data: PreparedData, vocabulary: Vocabulary, clusters: np.ndarray
+    outputs: Outputs,
+    model: Model,
+    data: PreparedData,
+    vocabulary: Vocabulary,
+    clusters: np.ndarray,
+    abaw: Edition = "none",
 ) -> Scored:
-    """Predictions and labels in the vocabulary in which they are measured."""
+    """Predictions and labels in the vocabulary in which they are measured, without kinds of labels that no row has."""
     schema, rows = vocabulary.schema, outputs.rows
     known = data.rows.iloc[rows]
     scored = Scored(
@@ -122,6 +207,7 @@ def beside_labels(
         subjects=known["subject"].to_numpy() if "subject" in known else None,
         clusters=clusters,
         uncertainty=outputs.uncertainty,
+        abaw=abaw,
     )
     if schema.expressions:
         _add_expressions(scored, _needed(outputs.expression, "expressions", model), data, vocabulary, rows)
@@ -137,6 +223,7 @@ def beside_labels(
         valence, arousal = data.stack("valence", rows), data.stack("arousal", rows)
         if valence is not None and arousal is not None:
             scored.affect_labels = torch.from_numpy(np.stack([valence, arousal], 1))
+    scored.drop_unlabelled()
     return scored
 
 

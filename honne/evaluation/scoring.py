@@ -11,6 +11,7 @@ from torch import Tensor
 
 from honne import metrics
 from honne.batch import NOT_LABELLED
+from honne.evaluation.challenge import Edition, challenge_figures
 from honne.explain.measuring import PREDICTED
 from honne.labels import LabelSchema
 from honne.metrics.attention import class_means, mean_over_classes
@@ -44,6 +45,7 @@ class Scored:
         affect_labels: (N, 2), NaN where not labelled.
         uncertainty: (N,) in 0..1, of models that can say.
         explained: name -> (N,) figures of each face's explanation, NaN where undefined.
+        abaw: challenge whose scores are figures too.
     """
 
     schema: LabelSchema
@@ -60,6 +62,7 @@ class Scored:
     affect_labels: Tensor | None = None
     uncertainty: Tensor | None = None
     explained: dict[str, Tensor] = field(default_factory=dict)
+    abaw: Edition = "none"
 
     def labelled(self) -> dict[str, int]:
         """Rows with a label, by kind of label."""
@@ -70,6 +73,22 @@ class Scored:
             "valence_arousal": None if self.affect_labels is None else ~self.affect_labels.isnan().all(1),
         }
         return {name: int(rows.sum()) for name, rows in known.items() if rows is not None}
+
+    def drop_unlabelled(self) -> None:
+        """Forget kinds of labels that no row has."""
+        places = {"action_units": "unit_labels", "valence_arousal": "affect_labels"}
+        for name, count in self.labelled().items():
+            if not count:
+                setattr(self, places.get(name, name), None)
+
+    def unlabelled(self) -> list[str]:
+        """Tasks of the schema of which there are no labels."""
+        known = {
+            "expressions": self.expression is not None or self.votes is not None,
+            "action_units": self.unit_labels is not None,
+            "valence_arousal": self.affect_labels is not None,
+        }
+        return [task for task, there in known.items() if getattr(self.schema, task) and not there]
 
 
 def figures(rows: Scored, weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -95,6 +114,8 @@ def figures(rows: Scored, weight: Tensor | None = None) -> dict[str, Tensor]:
         found |= _explained(rows.explained, rows.probabilities, rows.expression, weight)
     if {"macro_f1", "au_f1", "ccc"} <= found.keys():
         found["mtl_score"] = found["ccc"] + found["macro_f1"] + found["au_f1"]
+    if rows.abaw != "none":
+        found |= challenge_figures(rows, weight)
     return found
 
 

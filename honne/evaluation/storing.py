@@ -120,4 +120,5 @@ def _scored(table: pa.Table, result: dict[str, Any]) -> Scored:
         explained={
             name: torch.tensor(table[name].to_numpy()) for name in result.get("explanations", {}).get("columns", ())
         },
+        abaw=result["abaw"]["edition"] if "abaw" in result else "none",
     )

@@ -132,6 +132,8 @@ def _notes(
     left = sorted(set(model.action_units) ^ set(data.action_units))
     if left and schema.action_units:
         notes.append(f"Action units not in both and left out: {_show(left)}.")
+    if model.action_units and data.action_units and not schema.action_units:
+        notes.append("Not measured: action units (none is in both).")
     return notes + [
         f"Not measured: {task.replace('_', ' ')} (only the {'model has' if getattr(model, task) else 'data have'} it)."
         for task in ("expressions", "action_units", "valence_arousal")

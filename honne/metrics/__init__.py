@@ -4,6 +4,16 @@ Every function takes `weight`, one weight per row. A matrix of them, one row per
 replicates at once, so `honne.metrics.resampling` has an interval for every measure.
 """
 
+from honne.metrics.abaw import (
+    abaw_accuracy,
+    abaw_affect,
+    abaw_expression,
+    abaw_macro_f1,
+    abaw_mtl,
+    abaw_units,
+    selection_score,
+    whole,
+)
 from honne.metrics.action_units import au_accuracy, au_auc, au_balanced_accuracy, au_counts, au_ece, au_f1
 from honne.metrics.ambiguity import (
     auc,
@@ -36,6 +46,12 @@ __all__ = [
     "ClassScores",
     "Estimate",
     "Reliability",
+    "abaw_accuracy",
+    "abaw_affect",
+    "abaw_expression",
+    "abaw_macro_f1",
+    "abaw_mtl",
+    "abaw_units",
     "accuracy",
     "attention_cosine",
     "au_accuracy",
@@ -79,7 +95,9 @@ __all__ = [
     "reliability",
     "resampled",
     "rmse",
+    "selection_score",
     "spearman",
     "suggested_class",
     "vote_hit",
+    "whole",
 ]
