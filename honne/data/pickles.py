@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,14 +39,14 @@ def read_plain_pickle(path: Path) -> Any:
     return load_plain_pickle(data, str(path))
 
 
-def load_plain_pickle(data: bytes, where: str) -> Any:
-    """`read_plain_pickle` for the bytes of a file; `where` names it in messages."""
+def load_plain_pickle(data: bytes, where: str, unpickler: type[Unpickler] | None = None) -> Any:
+    """`read_plain_pickle` for the bytes of a file; `where` names it in messages, `unpickler` may know more names."""
+    make = unpickler or Unpickler
     try:
         try:
-            loaded = _Unpickler(data, where, "utf-8").load()
-            return _plain(loaded, where, {})
+            return _plain(make(data, where, "utf-8").load(), where, {})
         except ValueError:  # the text of Python 2 is not UTF-8; or it is the bytes of an array
-            return _plain(_Unpickler(data, where, "latin1").load(), where, {})
+            return _plain(make(data, where, "latin1").load(), where, {})
     except HonneError:
         raise
     except RecursionError:
@@ -55,11 +56,27 @@ def load_plain_pickle(data: bytes, where: str) -> Any:
         raise HonneError(f"{where}: not a pickle that can be read ({reason}).", "Copy the file again.") from None
 
 
+Value = Callable[[Any], Any]
+"""Turns a part of what a pickle built into what it stands for."""
+
+
+class StandIn:
+    """Stands for an object of some library while the program runs."""
+
+    def value(self, plain: Value) -> Any:
+        """What it is."""
+        raise ValueError(f"a {type(self).__name__} by itself")
+
+
 class _DType:
     """A dtype as a pickle builds it: a code, as f8, and then the order of its bytes."""
 
-    def __init__(self, where: str, code: str) -> None:
-        self.where, self.code, self.order = where, code, "="
+    def __init__(self, where: str, code: str, objects: bool = False) -> None:
+        self.where, self.code, self.order, self.objects = where, code, "=", objects
+
+    @property
+    def of_objects(self) -> bool:
+        return self.objects and self.code[:1] == "O"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.order, subarray, names, fields, *_ = state
@@ -73,7 +90,7 @@ class _DType:
         return np.dtype(self.order + self.code)
 
 
-class _Array:
+class _Array(StandIn):
     """An array as a pickle builds it, or a scalar (no shape): some of what it is comes late."""
 
     def __init__(self, dtype: _DType | None = None, shape: Any = None, data: Any = b"", order: str = "C") -> None:
@@ -83,9 +100,13 @@ class _Array:
         self.shape, self.type, fortran, self.data = state[-4:]
         self.order = "F" if fortran else "C"
 
-    def value(self) -> Any:
+    def value(self, plain: Value) -> Any:
         """What it is; a ValueError where the text of Python 2 was read in the wrong encoding."""
         assert self.type is not None
+        if self.type.of_objects:
+            objects = np.empty(len(self.data), object)
+            objects[:] = [plain(item) for item in self.data]
+            return objects.reshape(self.shape, order="F" if self.order == "F" else "C")
         dtype, shape = self.type.dtype(), () if self.shape is None else self.shape
         data = self.data.encode("latin1") if isinstance(self.data, str) else bytes(self.data)
         if len(data) != np.prod(shape, dtype=object) * dtype.itemsize:
@@ -94,9 +115,14 @@ class _Array:
         return array[()] if self.shape is None else array
 
 
-class _Unpickler(pickle._Unpickler):
-    """Python's own, which keeps its memory in a dictionary: the one in C makes room for any number a file names."""
+class Unpickler(pickle._Unpickler):
+    """Python's own, which keeps its memory in a dictionary: the one in C makes room for any number a file names.
 
+    Attributes:
+        objects: whether arrays may hold Python objects, which are plain data again.
+    """
+
+    objects: ClassVar[bool] = False
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, data: bytes, where: str, encoding: str) -> None:
@@ -138,8 +164,17 @@ class _Unpickler(pickle._Unpickler):
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray
 
+    def load_build(self: Any) -> None:
+        """As the original, which lets a pickle set any attribute of anything, as of our own classes."""
+        state, made = self.stack.pop(), self.stack[-1]
+        if not isinstance(made, (StandIn, _DType)) or not hasattr(made, "__setstate__"):
+            raise _refused(self.where, f"attributes of a {type(made).__name__}")
+        made.__setstate__(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
+
     def dtype(self, code: str, *_: Any) -> _DType:
-        return _DType(self.where, code)
+        return _DType(self.where, code, self.objects)
 
     def empty_array(self, kind: str, *_: Any) -> _Array:
         return _Array()
@@ -171,8 +206,8 @@ def _plain(value: Any, where: str, seen: dict[int, Any]) -> Any:
 
 
 def _converted(value: Any, where: str, seen: dict[int, Any]) -> Any:
-    if isinstance(value, _Array):
-        return value.value()
+    if isinstance(value, StandIn):
+        return value.value(lambda part: _plain(part, where, seen))
     if isinstance(value, dict):
         return {_plain(key, where, seen): _plain(item, where, seen) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

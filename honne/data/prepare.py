@@ -21,7 +21,7 @@ from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding,
 from honne.data.landmarks import LandmarkFile, MeshLandmarks
 from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
 from honne.data.mixbasic import Bias, Fold
-from honne.data.readers import Bad, Protocol, ReaderInfo, Row
+from honne.data.readers import Bad, Protocol, ReaderInfo, Row, Splits
 from honne.data.splits import assign_splits
 from honne.data.storing import Problems, card, class_counts, store
 from honne.data.votes import TargetMode
@@ -31,7 +31,7 @@ from honne.labels import LabelSchema
 
 DONE, SOME_FAILED = 0, 3
 VALID_SHARE, TEST_SHARE = 0.1, 0.2
-Align = Literal["default", "none", "box", "points", "upright", "eyes", "dmue"]
+Align = Literal["default", "none", "box", "points", "upright", "eyes", "eyes_mouth", "dmue"]
 PUBLISHED = (
     "Protocol as published: the validation rows are the test rows, so figures of a model selected on them are too "
     "high. For clean ones leave --protocol out and pass --valid-share 0.1."
@@ -58,6 +58,15 @@ def prepare(
     fold: Fold | None = None,
     bias: Bias | None = None,
     fold_files: str | None = None,
+    present_from: int | None = None,
+    min_confidence: float | None = None,
+    splits: Splits | None = None,
+    task: Literal["all", "expression", "action_units", "valence_arousal"] | None = None,
+    partial: Literal["keep", "drop"] | None = None,
+    thin: Literal["none", "published"] | None = None,
+    pickles: str | None = None,
+    paths: Literal["below", "given"] | None = None,
+    fps: float | None = None,
     align: Align = "default",
     size: int | None = None,
     margin: float | None = None,
@@ -103,11 +112,25 @@ def prepare(
             Default: columns of these names.
         subject_pattern: folder: regular expression with one group that finds the subject in the path below ROOT, as
             '(S[0-9]+)_'. Default: no subjects.
-        fold: mixbasic: published fold, 1 to 3, whose training and test rows become the splits. Default: no fold; splits
-            are drawn.
+        fold: mixbasic: published fold, 1 to 3, whose training and test rows become the splits. disfa, bp4d: published
+            fold, 1 to 3, by subject, a sixth of its training subjects for validation. Default: no fold; splits are
+            drawn.
         bias: mixbasic: percent of a fold's tested pairs of data set and emotion that is kept out of training. Default:
             100.
         fold_files: mixbasic: folder with the published fold files. Default: ROOT, or a folder in it.
+        present_from: disfa: the least intensity, 1 to 5, of an action unit that counts as present. Default: 2.
+        min_confidence: expw: the least confidence of the detector that found the face. Default: all faces.
+        splits: expw, afewva: drawn gives 70, 10 and 20 % of the images (of the actors or clips) to train, valid and
+            test, train gives all to train. Default: drawn.
+        task: affwild2, multitask_pickles: which labels are read. Default: all.
+        partial: affwild2, saffwild2: what becomes of a frame's action units where some of them are not coded: keep
+            takes those that are, drop none, as the original multi-task work does. Default: keep.
+        thin: affwild2: published keeps the label of every tenth neutral, every other happy or sad, and every fifth
+            frame with valence and arousal of the training videos, as the original multi-task work does. Default: none.
+        pickles: multitask_pickles: a pickle, or a folder of them. Default: those in ROOT.
+        paths: multitask_pickles: below finds each picture below ROOT by the end of its path, given takes the paths as
+            they are. Default: below.
+        fps: affwild2, saffwild2, multitask_pickles: frames per second, for the times of numbered frames. Default: 30.
         align: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
             mouth to fixed places (those of face recognition), upright does so without rotation, eyes brings the two
             eyes to where MixBasic's crops have them, dmue all five points to about where DMUE's crops have them.
@@ -128,7 +151,8 @@ def prepare(
         seed: of the random splits.
         copies: rows that repeat, pixel by pixel, a picture of another split, or an earlier one of the same evaluation
             split. drop leaves them out (training rows stay; test goes before valid), report keeps them, refuse stops.
-            Default: drop; with the published protocol or a published fold, and for data prepared before, report.
+            Default: drop; with the published protocol or a published fold, for data prepared before and for frames of
+            Aff-Wild2, report.
         subjects: people with rows in several official splits: report them, or refuse.
         skip_bad: leave out rows whose label is wrong, instead of stopping at the first.
         limit: at most so many rows of every split, for a quick try.
@@ -164,11 +188,22 @@ def prepare(
         "fold": fold,
         "bias": bias,
         "fold_files": fold_files,
+        "present_from": present_from,
+        "min_confidence": min_confidence,
+        "splits": splits,
+        "task": task,
+        "partial": partial,
+        "thin": thin,
+        "pickles": pickles,
+        "paths": paths,
+        "fps": fps,
     }
     options = _reader_options(reader, module.read, given)
     if hasattr(module, "settled"):
         options |= module.settled(root, **_taken_by(module.settled, options))
-    copies = copies or ("report" if protocol == "published" or fold or reader == "prepared" else "drop")
+    as_published = protocol == "published" or fold or reader == "prepared"
+    default: Literal["drop", "report"] = "report" if as_published else getattr(module, "COPIES", "drop")
+    copies = copies or default
     if protocol == "published" and copies != "report":
         raise WrongCall(
             "--protocol published makes copies of the test rows.", f"It does not go with --copies {copies}."
@@ -354,8 +389,8 @@ def _split(rows: pd.DataFrame, valid: float | None, test: float | None, seed: in
         rows.loc[train, "split"] = assign_splits(rows[train], valid, 0.0, seed)
         return [f"Validation split drawn from the training rows: {valid:g}, seed {seed}."]
     if (rows["split"] == "valid").any():
-        return ["Official splits."]
-    return ["Official splits. There is no validation part; --valid-share 0.1 takes one from the training rows."]
+        return ["Splits of the reader."]
+    return ["Splits of the reader. There is no validation part; --valid-share 0.1 takes one from the training rows."]
 
 
 def _without_leaks(

@@ -1,4 +1,4 @@
-"""Splits for data sets that come without: no subject, and no copy of a picture, ever stands on both sides."""
+"""Splits for data sets that come without: no subject, video or copy of a picture ever stands on both sides."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pandas as pd
 
 
 def assign_splits(rows: pd.DataFrame, valid: float, test: float, seed: int = 0) -> np.ndarray:
-    """(N,) split names for rows; whole subjects go to one split.
+    """(N,) split names for rows; whole subjects go to one split, and whole videos of which the subject is not known.
 
-    Rows without a subject are grouped by picture, and drawn so that every class gives the same share to every split.
+    Other rows are grouped by picture, and if all are, drawn so that every class gives the same share to every split.
 
     Args:
-        rows: manifest with `image`, and `subject` and `expression` where known.
+        rows: manifest with `image`, and `subject`, `video` and `expression` where known.
         valid: share of the rows for the validation split, 0..1.
         test: share of the rows for the test split, 0..1.
         seed: of the draw.
@@ -21,14 +21,14 @@ def assign_splits(rows: pd.DataFrame, valid: float, test: float, seed: int = 0) 
         array of "train", "valid" and "test". With three subjects or more, a share above 0 gets at least one.
     """
     group = rows["image"].astype(str)
-    by_subject = "subject" in rows
-    if by_subject:
-        group = ("subject " + rows["subject"].astype(str)).where(rows["subject"].notna(), group)
+    larger = [column for column in ("video", "subject") if column in rows]
+    for column in larger:
+        group = (f"{column} " + rows[column].astype(str)).where(rows[column].notna(), group)
     code, names = pd.factorize(group)
     size = np.bincount(code)
     order = np.random.default_rng(seed).permutation(len(names))
     splits = np.full(len(names), "train", object)
-    if by_subject or "expression" not in rows:
+    if larger or "expression" not in rows:
         _deal(splits, order, size, valid, test)
     else:
         stratum = pd.factorize(rows["expression"])[0][np.unique(code, return_index=True)[1]]

@@ -14,11 +14,13 @@ needs. It may also have
     def settled(root: Path, *, option=...) -> dict[str, Any]    # options that only ROOT settles
     def info(root: Path) -> ReaderInfo                          # where contact and licence depend on the root
     def notes(root: Path, *, option=...) -> list[str]           # what is to be said of the data beside counts
+    COPIES: str                                                 # what becomes of exact copies unless told otherwise
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -43,11 +45,22 @@ READERS = (
     "au_cues",
     "mixbasic",
     "scenes",
+    "affwild2",
+    "saffwild2",
+    "multitask_pickles",
+    "disfa",
+    "bp4d",
+    "emotionet",
+    "expw",
+    "afewva",
     "prepared",
 )
 
 Protocol = Literal["clean", "published"]
 """Whether the test rows serve for selection too, as in several published protocols."""
+
+Splits = Literal["drawn", "train"]
+"""Whether a data set without official splits is split by the reader (`drawn_split`), or all of it is for training."""
 
 
 @dataclass
@@ -166,3 +179,13 @@ def selected_on_test(rows: Iterable[Row | Bad]) -> Iterator[Row | Bad]:
         yield row
         if again:
             yield again
+
+
+def drawn_split(group: str) -> str:
+    """train (70 %), valid (10 %) or test (20 %) by a hash of the group's name, the same on every machine and forever.
+
+    For rows of which more than the subject decides that they belong together: faces of one image, frames of one clip.
+    """
+    digest = hashlib.blake2b(group.encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    return "test" if share < 0.2 else "valid" if share < 0.3 else "train"
