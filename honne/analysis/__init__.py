@@ -55,6 +55,7 @@ def analyze(
     format: Literal["parquet", "csv", "jsonl"] = "parquet",
     fps: float | None = None,
     video: bool = False,
+    timeline: bool = False,
     explain: bool = False,
     finder: str = "mediapipe",
     smooth: str = "none",
@@ -77,7 +78,8 @@ def analyze(
         out: folder for the tables; without it the table is shown (in Python: returned) and nothing is kept.
         format: of the tables: parquet, csv or jsonl.
         fps: frames per second of media time to analyse at most; unset takes all.
-        video: also write OUT/NAME_annotated.mp4 with boxes, expressions and uncertainty drawn in.
+        video: also write OUT/NAME_annotated.mp4 with boxes and what the model says of each face drawn in.
+        timeline: of videos also draw OUT/NAME_timeline.png: what the model says of each face over time.
         explain: also show where the model looks: OUT/NAME_explained has a picture of every face of stills, and of
             videos of every face once a second; adds the columns attention_au and au_agreement.
         finder: what finds faces: mediapipe, tasks:FILE, yunet:FILE, table:FILE (known boxes or landmarks) or cropped.
@@ -100,7 +102,7 @@ def analyze(
     from honne.analysis.settings import Settings
 
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    settings = Settings(format, fps, video, finder, smooth, baseline, names, abstain, explain)
+    settings = Settings(format, fps, video, finder, smooth, baseline, names, abstain, explain, timeline)
     if batch_size < 1:
         raise WrongCall(f"batch_size must be at least 1, not {batch_size}.")
     if engine not in ("local", "ray"):
@@ -109,7 +111,7 @@ def analyze(
     if out is not None:
         with _explaining(analyst, settings, "drawn") as explaining:
             return _write(paths, analyst, Path(out), settings, engine, batch_size, overwrite, explaining)
-    for option, chosen in (("--video", video), ("--engine ray", engine == "ray")):
+    for option, chosen in (("--video", video), ("--timeline", timeline), ("--engine ray", engine == "ray")):
         if chosen:
             raise WrongCall(f"{option} needs --out.", "Name a folder for the results.")
     return _in_memory(paths, analyst, settings, batch_size)
@@ -157,6 +159,11 @@ def _explaining(
 ) -> AbstractContextManager[Explaining | None]:
     if not settings.explain:
         return nullcontext()
+    if model.length:
+        raise HonneError(
+            f"Model '{model.name}' judges a face by the frames around it, which no map of a single frame explains.",
+            "Leave --explain out, or explain the model of single frames that it was trained from.",
+        )
     from honne.analysis.explaining import Explaining
 
     return Explaining(model, settings.finder, pictures)

@@ -3,6 +3,7 @@
     OUT/.<name>.parts/analysis.json    what the parts belong to: input, model, settings
     OUT/.<name>.parts/00000.parquet    raw rows of the first `PART_FRAMES` frames
     OUT/.<name>.parts/00001.parquet    ... each carries what is needed to go on after it
+    OUT/.<name>.parts/changed.parquet  all rows, once a temporal model has judged them
 
 A part is written aside and renamed, so it is there whole or not at all.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -103,10 +104,28 @@ class Parts:
         with replacing(self.path(number)) as path:
             pq.write_table(rows.replace_schema_metadata(note), path, compression="zstd")
 
-    def read(self) -> Iterator[pa.Table]:
-        """Rows of all parts, part by part."""
+    def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of all parts, part by part, with all columns or some."""
         for number in range(self.count()):
-            yield pq.read_table(self.path(number)).replace_schema_metadata(None)
+            yield pq.read_table(self.path(number), columns=columns).replace_schema_metadata(None)
+
+    def changed(
+        self, change: Callable[[Iterator[pa.Table]], Iterator[pa.Table]], schema: pa.Schema
+    ) -> Iterator[pa.Table]:
+        """Rows of all parts after a change that takes long: made once, then read from a file beside the parts.
+
+        Args:
+            change: what to do with the stream of the parts.
+            schema: of the changed rows.
+        """
+        file = self.folder / "changed.parquet"
+        if not file.is_file():
+            with replacing(file) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for rows in change(self.read()):
+                    writer.write_table(rows.cast(schema))
+        with pq.ParquetFile(file) as changed:
+            for group in range(changed.num_row_groups):
+                yield changed.read_row_group(group)
 
     def remove(self) -> None:
         """Throw everything away."""

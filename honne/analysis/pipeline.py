@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from honne.analysis.parts import PART_FRAMES, After
-from honne.analysis.table import WHERE, Layout
+from honne.analysis.table import FEATURES, WHERE, Layout
 from honne.batch import Prediction
 from honne.errors import HonneError
 from honne.faces.align import Alignment
@@ -148,6 +148,7 @@ class Analyst:
         frames: Iterable[tuple[str, Frame]],
         start: After,
         advance: Callable[[int], None] = lambda frame: None,
+        over_time: bool = False,
     ) -> Iterator[tuple[pa.Table, After]]:
         """Raw rows in parts of `PART_FRAMES` frames, each with where reading stands after it.
 
@@ -157,10 +158,11 @@ class Analyst:
             frames: (source, frame) in order; a new source starts new tracks.
             start: where reading stands; `frames` begin with `start.next_frame`.
             advance: called with the number of every frame done.
+            over_time: keep the frame features of a temporal model, with no signals yet, for `honne.analysis.over_time`.
         """
         tracker = Tracker.from_state(start.tracker) if start.tracker else Tracker()
         position, next_frame, source = start.positions, start.next_frame, ""
-        rows = _Rows(self.model, self.layout)
+        rows = _Rows(self.model, self.layout, over_time)
         with _torch_threads(max(1, cores() - self._watcher.threads)):
             for seen in self._watcher.watch(frames):
                 if source not in ("", seen.source):
@@ -179,11 +181,12 @@ class Analyst:
 class _Rows:
     """Rows being collected; faces wait for the model in `crops`."""
 
-    def __init__(self, model: Model, layout: Layout) -> None:
+    def __init__(self, model: Model, layout: Layout, over_time: bool) -> None:
         self.model = model
         self.layout = layout
+        self.over_time = over_time
         self.rows: list[tuple[Any, ...]] = []
-        self.signals: list[np.ndarray] = []
+        self.said: list[np.ndarray] = []  # signals, or frame features
         self.crops: list[np.ndarray] = []
         self.where: list[int] = []
 
@@ -203,8 +206,11 @@ class _Rows:
 
     def predict(self, count: int) -> None:
         """Ask the model about the faces that have waited longest."""
-        prediction = self.model.predict(np.stack(self.crops[:count]))
-        self.signals.append(signals(self.model, prediction, self.layout))
+        crops = np.stack(self.crops[:count])
+        if self.over_time:
+            self.said.append(self.model.frame_features(crops).numpy())
+        else:
+            self.said.append(signals(self.model, self.model.predict(crops), self.layout))
         del self.crops[:count]
 
     def take(self) -> pa.Table:
@@ -212,14 +218,26 @@ class _Rows:
         if self.crops:
             self.predict(len(self.crops))
         values = np.full((len(self.rows), len(self.layout.signals)), np.nan, np.float32)
-        if self.where:
-            values[self.where] = np.concatenate(self.signals)
+        if self.where and not self.over_time:
+            values[self.where] = np.concatenate(self.said)
         schema = self.layout.raw_schema
         columns = list(zip(*self.rows, strict=True)) or [()] * (len(WHERE) + 1)
         arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=False)]
         arrays += [pa.array(column, pa.float32(), from_pandas=True) for column in values.T]
-        self.rows, self.signals, self.where = [], [], []
-        return pa.Table.from_arrays(arrays, schema=schema)
+        table = pa.Table.from_arrays(arrays, schema=schema)
+        if self.over_time:
+            table = table.append_column(FEATURES, self._features())
+        self.rows, self.said, self.where = [], [], []
+        return table
+
+    def _features(self) -> pa.Array:
+        """A list of floats a row; null without a face."""
+        there = np.zeros(len(self.rows), bool)
+        there[self.where] = True
+        features = np.concatenate(self.said) if self.said else np.empty((0, 0), np.float32)
+        ends = np.concatenate([[0], np.cumsum(there) * features.shape[1]])
+        floats = pa.array(features.ravel(), pa.float32())
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), floats, mask=pa.array(~there))
 
 
 def signals(model: Model, prediction: Prediction, layout: Layout) -> np.ndarray:

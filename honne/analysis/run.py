@@ -20,11 +20,12 @@ import pyarrow as pa
 import honne
 from honne.analysis.baseline import Baselines
 from honne.analysis.inputs import Input
+from honne.analysis.over_time import over_time
 from honne.analysis.parts import PART_FRAMES, After, Parts, now
 from honne.analysis.pipeline import Analyst
 from honne.analysis.settings import Baseline, Settings, Smoothing
 from honne.analysis.smoothing import smoothed
-from honne.analysis.table import OUTPUTS_ARE, Explained, Layout
+from honne.analysis.table import OUTPUTS_ARE, POSITION, Explained, Layout
 from honne.analysis.writers import write_table, writing
 from honne.data.manifest import replacing
 from honne.errors import HonneError
@@ -108,6 +109,11 @@ class Task:
         return self.model.config.abstain if self.settings.abstain is None else self.settings.abstain
 
     @property
+    def temporal(self) -> bool:
+        """Whether a face is judged by the frames around it too."""
+        return self.model.length > 0 and self.input.kind != "stills"
+
+    @property
     def recording(self) -> Path:
         """A camera's pictures, kept until they are annotated or explained."""
         return self.parts.folder / "recording.mp4"
@@ -170,7 +176,7 @@ class Task:
             start = self.parts.after(number - 1) if number else After()
         frames = self.input.frames(self.settings.fps, start.next_frame, stop)
         with _ctrl_c_ends(frames) if self.input.kind == "camera" else nullcontext(frames) as frames:
-            for rows, after in analyst.parts(self._recorded(frames), start, advance):
+            for rows, after in analyst.parts(self._recorded(frames), start, advance, self.temporal):
                 if stills and not len(rows):
                     continue  # a full part of stills is followed by an empty one
                 with writing(self.parts.folder):
@@ -199,6 +205,7 @@ class Task:
                 rows = (self.layout.with_explained(part, explained) for part in rows)
             write_table(path, rows, self.layout, self.settings.format, self.settings.names)
         annotated = self._annotate() if self.settings.video else None
+        timeline = self._timeline() if self.settings.timeline else None
         note = {
             "outputs are": OUTPUTS_ARE,
             "honne": honne.__version__,
@@ -210,6 +217,7 @@ class Task:
             | self.identity["input"],
             "table": self.table.name,
             "annotated": annotated,
+            "timeline": timeline,
             "explained": self._explanations.name if explained else None,
             "columns": [column.name for column in self.layout.columns],
             "started": self.parts.started(),
@@ -237,8 +245,14 @@ class Task:
 
     def _decided(self, still: bool) -> Iterator[pa.Table]:
         smoothing = Smoothing() if still else Smoothing.parse(self.settings.smooth)
-        for part in smoothed(self.parts.read(), self.layout, smoothing):
+        for part in smoothed(self._judged(), self.layout, smoothing):
             yield self.layout.decide(part, self.model.thresholds, self.abstain)
+
+    def _judged(self) -> Iterator[pa.Table]:
+        """Raw rows with their signals."""
+        if not self.temporal:
+            return self.parts.read()
+        return self.parts.changed(lambda rows: over_time(rows, self.model, self.layout), self.layout.raw_schema)
 
     @property
     def _explanations(self) -> Path:
@@ -274,6 +288,21 @@ class Task:
         if not some:
             target.unlink()
         return target.name if some else None
+
+    def _timeline(self) -> str | None:
+        """Name of the picture of each face over time; None for stills, or if there was no face."""
+        from honne.analysis.timeline import Timeline
+
+        if self.input.kind == "stills":
+            return None
+        timeline = Timeline(self.parts.read([POSITION, "time", "face"]), self.layout)
+        if not timeline.faces:
+            return None
+        target = self.out / f"{self.input.name}_timeline.png"
+        with writing(target), replacing(target) as path:
+            timeline.fill(self.rows())
+            timeline.draw(path, Path(self.input.title).name, f"model {self.model.name}")
+        return target.name
 
 
 class _Counted:

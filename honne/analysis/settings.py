@@ -8,46 +8,10 @@ from typing import Any, Literal
 
 from honne.data.manifest import sha256
 from honne.errors import WrongCall
+from honne.smoothing import Smoothing as Smoothing
 
 Format = Literal["parquet", "csv", "jsonl"]
 Names = Literal["honne", "openface"]
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """Smoothing of what the model predicts, along each face's own track.
-
-    Args:
-        kind: `median` and `mean` are centred windows; `exponential` looks back only.
-        amount: window in analysed frames, or the weight of the newest value (0..1) for `exponential`.
-    """
-
-    kind: Literal["none", "median", "mean", "exponential"] = "none"
-    amount: float = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Smoothing:
-        """From `median:5`, `mean:50`, `exponential:0.3` or `none`."""
-        kind, _, amount = text.partition(":")
-        if text == "none":
-            return cls()
-        try:
-            if kind in ("median", "mean") and int(amount) >= 1:
-                return cls("median" if kind == "median" else "mean", int(amount))
-            if kind == "exponential" and 0 < float(amount) <= 1:
-                return cls("exponential", float(amount))
-        except ValueError:
-            pass
-        raise WrongCall(
-            f"smooth: '{text}' is not a smoothing.",
-            "Give median:N or mean:N (N frames), exponential:W (W in 0..1, weight of the newest frame), or none.",
-        )
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Frames before and after a frame that its centred window takes in."""
-        size = int(self.amount)
-        return size // 2, (size - 1) // 2
 
 
 @dataclass(frozen=True)
@@ -90,6 +54,7 @@ class Settings:
     names: Names = "honne"
     abstain: float | None = None
     explain: bool = False
+    timeline: bool = False
 
     def __post_init__(self) -> None:
         if self.fps is not None and not self.fps > 0:

@@ -47,7 +47,7 @@ def _windowed(parts: Iterable[pa.Table], layout: Layout, smoothing: Smoothing) -
         leaving = (positions > done) & (positions <= last)
         values = layout.matrix(rows)
         result = values.copy()
-        for track in _tracks(rows):
+        for track in tracks(rows).values():
             where = positions[track]
             for row in track[leaving[track]]:
                 first, end = np.searchsorted(where, (positions[row] - before, positions[row] + after + 1))
@@ -81,10 +81,10 @@ def _exponential(parts: Iterable[pa.Table], layout: Layout, weight: float) -> It
         yield _with_signals(part, layout, values)
 
 
-def _tracks(rows: pa.Table) -> list[np.ndarray]:
-    """Row numbers of each face, in order."""
+def tracks(rows: pa.Table) -> dict[int, np.ndarray]:
+    """Face -> its row numbers, in order."""
     faces = rows["face"].fill_null(-1).to_numpy()
-    return [np.flatnonzero(faces == face) for face in np.unique(faces) if face >= 0]
+    return {int(face): np.flatnonzero(faces == face) for face in np.unique(faces) if face >= 0}
 
 
 def _with_signals(rows: pa.Table, layout: Layout, values: np.ndarray) -> pa.Table:

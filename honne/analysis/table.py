@@ -21,6 +21,9 @@ OUTPUTS_ARE = "predicted apparent expression"
 POSITION = "_position"
 """Column of raw parts only: number of the analysed frame (or picture) in its input, from 0, without gaps."""
 
+FEATURES = "_features"
+"""Column of raw parts of videos with a temporal model: its frame features of the face, a list of floats."""
+
 Explained = dict[tuple[int, int], tuple[str | None, float]]
 """Position and face -> action units of an explanation, and its agreement (NaN where there is none)."""
 

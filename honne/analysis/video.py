@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from honne.analysis.table import OUTPUTS_ARE, POSITION, Layout
 from honne.errors import HonneError
@@ -22,8 +23,12 @@ TRACK_COLOURS = ("#4cc9f0", "#f9a03f", "#7bd389", "#f06595", "#b197fc", "#ffd43b
 INK, FAINT, NOTE, GREY = "#ffffff", "#c9ced6", "#ffd43b", "#9aa0a8"
 GROUND = (15, 18, 24, 185)  # dark, and the picture shows through
 BARS = 3  # most probable expressions shown
+UNITS = 12  # most action units shown
+TRAIL = 0.5  # s of valence and arousal before a frame that are drawn into it
 
 Row = dict[str, Any]
+Box = tuple[float, float, float, float]  # x, y, width, height
+Trail = list[tuple[float, float]]  # (valence, arousal), oldest first
 
 
 class ClipWriter:
@@ -81,8 +86,10 @@ def annotate_clip(
     Returns:
         False if there was no frame to write.
     """
+    trails = _Trails(layout)
     drawn = (
-        (annotate(frame.image, rows, layout, caption, frame.time), frame.time) for frame, rows in _paired(frames, parts)
+        (annotate(frame.image, rows, layout, caption, frame.time, trails.after(rows, frame.time)), frame.time)
+        for frame, rows in _paired(frames, parts)
     )
     first = next(drawn, None)
     if first is None:
@@ -107,6 +114,23 @@ def annotate_stills(
     return number >= 0
 
 
+class _Trails:
+    """Where each face's valence and arousal were during the last `TRAIL` seconds."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.wanted = layout.labels.valence_arousal
+        self.found: dict[int, list[tuple[float, float, float]]] = {}
+
+    def after(self, rows: list[Row], time: float) -> dict[int, Trail]:
+        """Face -> its trail with the next frame, which is `rows` at `time` (s)."""
+        for row in rows if self.wanted else ():
+            if row["face"] is not None:
+                self.found.setdefault(row["face"], []).append((time, row["valence"], row["arousal"]))
+        recent = {face: [each for each in trail if time - each[0] <= TRAIL] for face, trail in self.found.items()}
+        self.found = {face: trail for face, trail in recent.items() if trail}
+        return {face: [each[1:] for each in trail] for face, trail in self.found.items()}
+
+
 class _Drawn(NamedTuple):
     """A decoded frame to draw on."""
 
@@ -125,7 +149,12 @@ def _paired(frames: Iterable[tuple[str, Frame]], parts: Iterable[pa.Table]) -> I
 
 
 def annotate(
-    image: np.ndarray, rows: list[Row], layout: Layout, caption: str, time: float | None = None
+    image: np.ndarray,
+    rows: list[Row],
+    layout: Layout,
+    caption: str,
+    time: float | None = None,
+    trails: dict[int, Trail] | None = None,
 ) -> Image.Image:
     """One annotated picture.
 
@@ -135,6 +164,7 @@ def annotate(
         layout: of the rows.
         caption: what stands at the foot.
         time: s, shown at the foot of a video's frame.
+        trails: face -> its valence and arousal up to this frame.
     """
     picture = Image.fromarray(image)
     short = min(picture.size)
@@ -145,11 +175,51 @@ def annotate(
     canvas = _Canvas(picture)
     found = [row for row in rows if row["face"] is not None]
     for row in found:
-        canvas.box(row, scale)
+        canvas.frame(row, scale)
     for row in found:  # after all boxes, which would cross the writing
-        canvas.say(row, layout, scale, crowded=len(found) > 3)
+        canvas.say(row, layout, scale, (trails or {}).get(row["face"], []), crowded=len(found) > 3)
     canvas.foot(f"{OUTPUTS_ARE} · {caption}", "" if found else "no face", time)
     return picture
+
+
+@dataclass
+class _Said:
+    """What a panel shows of a face.
+
+    Attributes:
+        bars: (name, 0..1) of the best expressions and the uncertainty.
+        units: (action unit, probability, whether it counts as visible).
+        affect: valence and arousal.
+    """
+
+    bars: list[tuple[str, float]]
+    units: list[tuple[int, float, bool]]
+    affect: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, row: Row, layout: Layout) -> _Said:
+        best = sorted(((row[f"p_{name}"], name) for name in layout.labels.expressions), reverse=True)[:BARS]
+        bars = [(name, share) for share, name in best]
+        if row.get("uncertainty") is not None:
+            bars.append(("uncertainty", row["uncertainty"]))
+        units = [(unit, row[f"au{unit:02d}"], row[f"au{unit:02d}_on"]) for unit in layout.labels.action_units]
+        strongest = sorted(units, key=lambda unit: (unit[2], unit[1]), reverse=True)[:UNITS]
+        affect = (row["valence"], row["arousal"]) if layout.labels.valence_arousal else None
+        return cls(bars, [unit for unit in units if unit in strongest], affect)
+
+    @property
+    def height(self) -> float:
+        """Of the panel, in units of the canvas."""
+        return 32 + 19 * len(self.bars) + 50 * bool(self.units) + 76 * (self.affect is not None)
+
+    @property
+    def short(self) -> str:
+        """The best expression; of models that name none the visible action units, or valence and arousal."""
+        if self.bars:
+            return "{} {:.0%}".format(*self.bars[0])
+        if self.units:
+            return "AU " + (" ".join(str(unit) for unit, _, on in self.units if on) or "none")
+        return "valence {:+.2f} arousal {:+.2f}".format(*self.affect) if self.affect else ""
 
 
 class _Canvas:
@@ -161,22 +231,33 @@ class _Canvas:
         self.unit = min(picture.size) / 480  # 1 at 480 px
         self.font = ImageFont.load_default(round(15 * self.unit))
         self.small = ImageFont.load_default(round(12.5 * self.unit))
+        self.tiny = ImageFont.load_default(round(10.5 * self.unit))
+        self.taken: list[Box] = []  # by faces and panels
 
-    def say(self, row: Row, layout: Layout, scale: float, crowded: bool) -> None:
-        """A panel beside the box, or a short label where faces are many or small."""
+    def say(self, row: Row, layout: Layout, scale: float, trail: Trail, crowded: bool) -> None:
+        """A panel beside the box, or a short label where faces are many or small, or there is no room."""
         x, y, w, h, colour = _place(row, scale)
-        lines = _lines(row, layout)
-        width, height = self._panel_size(lines)
-        room = [left for left in (x + w + 8 * self.unit, x - width - 8 * self.unit) if 0 <= left <= self.width - width]
-        if crowded or h < height * 0.8 or not room:
-            self._label(row, lines, x, y, colour)
+        u, said = self.unit, _Said.of(row, layout)
+        width, height = 206 * u, said.height * u
+        top = max(min(y, self.height - height - 30 * u), 4 * u)
+        free = [left for left in (x + w + 8 * u, x - width - 8 * u) if self._free((left, top, width, height))]
+        if crowded or h < 110 * u or not free:
+            self._label(row, said, x, y, colour)
         else:
-            top = min(max(y, 4 * self.unit), self.height - height - 30 * self.unit)
-            self._panel(row, lines, room[0], top, colour)
+            self.taken.append((free[0], top, width, height))
+            self._panel(row, said, self.taken[-1], trail, colour)
 
-    def box(self, row: Row, scale: float) -> None:
+    def _free(self, place: Box) -> bool:
+        """Whether a panel there would lie in the picture, and on no face and no other panel."""
+        x, y, w, h = place
+        if x < 0 or x + w > self.width or y + h > self.height - 26 * self.unit:
+            return False
+        return not any(x < a + c and a < x + w and y < b + d and b < y + h for a, b, c, d in self.taken)
+
+    def frame(self, row: Row, scale: float) -> None:
         """Only the corners of the box, so that it does not cover the face."""
         x, y, w, h, colour = _place(row, scale)
+        self.taken.append((x, y, w, h))
         arm, line = min(w, h) * 0.22, max(2, round(2.5 * self.unit))
         for cx, sx in ((x, 1), (x + w, -1)):
             for cy, sy in ((y, 1), (y + h, -1)):
@@ -188,39 +269,69 @@ class _Canvas:
         corners = [round(value) for value in (x, y, x + width, y + height)]  # fractions would show at round corners
         self.draw.rounded_rectangle(corners, round(radius * self.unit), fill=GROUND)
 
-    def _panel_size(self, lines: list[tuple[str, float | None]]) -> tuple[float, float]:
-        return 206 * self.unit, (32 + 21 * len(lines)) * self.unit
-
-    def _panel(self, row: Row, lines: list[tuple[str, float | None]], x: float, y: float, colour: str) -> None:
+    def _panel(self, row: Row, said: _Said, place: Box, trail: Trail, colour: str) -> None:
         u = self.unit
-        width, height = self._panel_size(lines)
+        x, y, width, height = place
         self._plate(x, y, width, height, 7)
         self.draw.ellipse((x + 10 * u, y + 10 * u, x + 19 * u, y + 19 * u), fill=colour)
         self.draw.text((x + 26 * u, y + 14.5 * u), f"face {row['face']}", INK, self.font, anchor="lm")
         if row["status"] != "ok":
             self.draw.text((x + width - 10 * u, y + 14.5 * u), _spoken(row["status"]), NOTE, self.small, anchor="rm")
-        for number, (text, share) in enumerate(lines):
-            self._bar(text, share, x + 10 * u, y + (37 + 21 * number) * u, width - 20 * u, row, colour)
+            colour = GREY
+        x, width, y = x + 10 * u, width - 20 * u, y + 37 * u
+        for name, share in said.bars:
+            self._bar(name, share, x, y, width, GREY if name == "uncertainty" else colour)
+            y += 19 * u
+        y -= 5 * u
+        if said.units:
+            self._units(said.units, x, y, width, colour)
+            y += 50 * u
+        if said.affect:
+            self._affect(said.affect, trail, x, y, width, colour)
 
-    def _bar(self, text: str, share: float | None, x: float, y: float, width: float, row: Row, colour: str) -> None:
+    def _bar(self, text: str, share: float, x: float, y: float, width: float, colour: str) -> None:
         u = self.unit
         self.draw.text((x, y), text, FAINT, self.small, anchor="lm")
-        if share is None:
-            return
         left, right = x + 82 * u, x + width - 38 * u
-        if text == "uncertainty" or row["status"] != "ok":
-            colour = GREY
         for end, fill in ((right, (255, 255, 255, 45)), (left + (right - left) * share, colour)):
             corners = [round(value) for value in (left, y - 3.5 * u, end, y + 3.5 * u)]
             if end - left > 2 * u:
                 self.draw.rounded_rectangle(corners, round(3 * u), fill=fill)
         self.draw.text((x + width, y), f"{share:.0%}", INK, self.small, anchor="rm")
 
-    def _label(self, row: Row, lines: list[tuple[str, float | None]], x: float, y: float, colour: str) -> None:
-        """Number and best expression in one line above the box, a thin bar for the uncertainty under it."""
+    def _units(self, units: list[tuple[int, float, bool]], x: float, y: float, width: float, colour: str) -> None:
+        """A column for each action unit over its number, bright where the unit counts as visible."""
         u = self.unit
-        name, share = lines[0] if lines else ("", None)
-        text = f"{row['face']}  {name}" + (f" {share:.0%}" if share is not None else "")
+        self.draw.text((x, y + 37 * u), "AU", FAINT, self.tiny, anchor="lm")
+        left, step, foot = x + 20 * u, (width - 20 * u) / len(units), round(y + 29 * u)
+        for number, (unit, share, on) in enumerate(units):
+            middle, half = left + step * (number + 0.5), min(step * 0.3, 6 * u)
+            sides = round(middle - half), round(middle + half)
+            self.draw.rectangle((sides[0], round(y + 3 * u), sides[1], foot), (255, 255, 255, 30))
+            self.draw.rectangle((sides[0], round(foot - 26 * u * share), sides[1], foot), colour if on else GREY)
+            self.draw.text((middle, y + 37 * u), f"{unit}", INK if on else GREY, self.tiny, anchor="mm")
+
+    def _affect(self, affect: tuple[float, float], trail: Trail, x: float, y: float, width: float, colour: str) -> None:
+        """Valence across and arousal upwards: a dot, and where it came from."""
+        u, half = self.unit, 33 * self.unit
+        across, up = x + half, y + half + 2 * u
+        corners = [round(value) for value in (across - half, up - half, across + half, up + half)]
+        self.draw.rounded_rectangle(corners, round(4 * u), fill=(255, 255, 255, 24))
+        self.draw.line((across - half, up, across + half, up), (255, 255, 255, 90), max(1, round(u)))
+        self.draw.line((across, up - half, across, up + half), (255, 255, 255, 90), max(1, round(u)))
+        reach = half - 5 * u
+        points = [(across + valence * reach, up - arousal * reach) for valence, arousal in [*trail, affect]]
+        self.draw.line(points, (*ImageColor.getrgb(colour), 150), max(1, round(1.5 * u)), joint="curve")
+        end, dot = points[-1], 4 * u
+        self.draw.ellipse((end[0] - dot, end[1] - dot, end[0] + dot, end[1] + dot), INK, colour, max(1, round(1.5 * u)))
+        for name, value, line in (("valence", affect[0], up - 9.5 * u), ("arousal", affect[1], up + 9.5 * u)):
+            self.draw.text((x + 82 * u, line), name, FAINT, self.small, anchor="lm")
+            self.draw.text((x + width, line), f"{value:+.2f}", INK, self.small, anchor="rm")
+
+    def _label(self, row: Row, said: _Said, x: float, y: float, colour: str) -> None:
+        """Number and what matters most in one line above the box, a thin bar for the uncertainty under it."""
+        u = self.unit
+        text = f"{row['face']}  {said.short}"
         text = text if row["status"] == "ok" else f"{row['face']}  {_spoken(row['status'])}"
         width, height = self.draw.textlength(text, self.small) + 12 * u, 19 * u
         left = min(max(x, 0), self.width - width)
@@ -249,20 +360,6 @@ def _place(row: Row, scale: float) -> tuple[float, float, float, float, str]:
     """Box in px of the picture, and the colour of its track."""
     x, y, w, h = (row[f"box_{side}"] * scale for side in "xywh")
     return x, y, w, h, TRACK_COLOURS[row["face"] % len(TRACK_COLOURS)]
-
-
-def _lines(row: Row, layout: Layout) -> list[tuple[str, float | None]]:
-    """(name, 0..1) of what a panel shows: best expressions, uncertainty, valence and arousal, visible action units."""
-    best = sorted(((row[f"p_{name}"], name) for name in layout.labels.expressions), reverse=True)[:BARS]
-    lines: list[tuple[str, float | None]] = [(name, share) for share, name in best]
-    if row.get("uncertainty") is not None:
-        lines.append(("uncertainty", row["uncertainty"]))
-    if layout.labels.valence_arousal:
-        lines.append((f"valence {row['valence']:+.2f}   arousal {row['arousal']:+.2f}", None))
-    visible = [f"{unit}" for unit in layout.labels.action_units if row[f"au{unit:02d}_on"]]
-    if layout.labels.action_units:
-        lines.append((f"AU {' '.join(visible) or '-'}", None))
-    return lines
 
 
 def _spoken(status: str) -> str:
