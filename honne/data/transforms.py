@@ -47,6 +47,9 @@ class Augment:
         crop: smallest and largest share of the image's area that a random crop keeps; (1, 1) crops nothing, and two
             equal shares crop at a fixed size.
         crop_ratio: largest ratio between the sides of a crop, at least 1.
+        crop_path: where a crop may lie. `free`: anywhere. `diagonal`: one draw v in [0, 1) says how far it is both
+            along and down, rounded towards 0, and the image is flipped where v < `flip`; crops are square, and `crop`
+            are shares of the image's largest square (Deng et al., FG 2020: `flip` 0.5, `crop` (112/134)^2).
         warp: probability that the next four apply.
         rotation: largest angle, degrees, either way.
         scale: smallest and largest factor.
@@ -72,6 +75,7 @@ class Augment:
     flip: float = 0.5
     crop: tuple[float, float] = (1.0, 1.0)
     crop_ratio: float = 1.0
+    crop_path: Literal["free", "diagonal"] = "free"
     warp: float = 1.0
     rotation: float = 10.0
     scale: tuple[float, float] = (0.9, 1.1)
@@ -108,6 +112,11 @@ class Augment:
         for name in ("crop_ratio", "erase_ratio"):
             if getattr(self, name) < 1:
                 raise WrongCall(f"augment.{name} is {getattr(self, name)}.", "A ratio between sides is at least 1.")
+        if self.crop_path == "diagonal" and self.crop_ratio != 1:
+            raise WrongCall(
+                f"augment.crop_ratio is {self.crop_ratio} and augment.crop_path diagonal.",
+                "Crops on the diagonal are square: leave crop_ratio at 1.",
+            )
 
     @classmethod
     def none(cls) -> Augment:
@@ -203,16 +212,25 @@ def _between(chance: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * chance
 
 
-def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int, frame: int) -> Moves:
-    """Crop, turn, scale, shear, shift and flip as one matrix per image."""
-    margin = (frame - size) // 2
-    flipped = chance["flip"] < options.flip
-    warped = (chance["warp"] < options.warp) & options.warps
-
-    area = sides.prod(1) * _between(chance["area"], *options.crop)
+def _crops(options: Augment, chance: Chance, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(B, 2) left and top, (B, 2) width and height of what is kept, whole px; (B,) whether it is flipped."""
+    share, flipped = _between(chance["area"], *options.crop), chance["flip"] < options.flip
+    if options.crop_path == "diagonal":
+        along = chance["left"]
+        kept = np.sqrt(share * sides.min(1) ** 2).round().clip(1, sides.min(1))[:, None].repeat(2, 1)
+        return np.floor((sides[:, ::-1] - kept) * along[:, None]), kept, along < options.flip
+    area = sides.prod(1) * share
     ratio = options.crop_ratio ** _between(chance["ratio"], -1, 1) * sides[:, 1] / sides[:, 0]
     kept = np.stack([np.sqrt(area * ratio), np.sqrt(area / ratio)], 1).round().clip(1, sides[:, ::-1])
     corner = np.floor(np.stack([chance["left"], chance["top"]], 1).clip(0, 1 - 1e-9) * (sides[:, ::-1] - kept + 1))
+    return corner, kept, flipped
+
+
+def _moves(options: Augment, chance: Chance, sides: np.ndarray, size: int, frame: int) -> Moves:
+    """Crop, turn, scale, shear, shift and flip as one matrix per image."""
+    margin = (frame - size) // 2
+    corner, kept, flipped = _crops(options, chance, sides)
+    warped = (chance["warp"] < options.warp) & options.warps
 
     angle = np.radians(options.rotation) * _between(chance["rotation"], -1, 1) * warped
     tan = np.tan(np.radians(options.shear) * _between(chance["shear"], -1, 1) * warped)
@@ -233,7 +251,7 @@ def _recolour(images: np.ndarray, chance: Chance, options: Augment, generators: 
     """Everything that leaves pixels where they are, in place on (B, C, S, S) uint8."""
     coloured = images.shape[1] == 3
     changed = chance["colour"] < options.colour
-    if options.brightness or options.contrast or options.gamma:
+    if changed.any() and (options.brightness or options.contrast or options.gamma):
         tables = _tables(chance, options)
         for i in map(int, np.flatnonzero(changed)):
             images[i] = np.frombuffer(images[i].tobytes().translate(tables[i].tobytes()), np.uint8).reshape(

@@ -14,7 +14,9 @@ from honne.faces.geometry import (
     Rounding,
     eye_centres,
     eye_matrix,
+    eyes_mouth_matrix,
     inverted,
+    published_turn_matrix,
     similarity_matrix,
     transform_points,
     upright_matrix,
@@ -55,7 +57,8 @@ class Alignment:
             `margin` times the longer box side. `points`: similarity transform (no reflection) that brings the five
             points to `template`; `upright`: the same without rotation, so that head roll stays in the crop. `eyes`:
             a similarity transform that brings the eye centres (of 68 landmarks, else the first two points) to
-            `template`; nose and mouth may be anywhere.
+            `template`; nose and mouth may be anywhere. `eyes_mouth`: the eyes level, in a square about eyes and mouth
+            of twice the larger of their distances (of 68 landmarks, else the five points), see `eyes_mouth_matrix`.
         size: side of the crop in px.
         margin: only for `box`.
         template: five (x, y) in crop units (0..1), for `points` and `upright`; two for `eyes`.
@@ -64,7 +67,7 @@ class Alignment:
             `framed(size, centre)` px, of which the central `size` are cut out.
     """
 
-    kind: Literal["none", "box", "points", "upright", "eyes"] = "none"
+    kind: Literal["none", "box", "points", "upright", "eyes", "eyes_mouth"] = "none"
     size: int = 224
     margin: float = 1.2
     template: tuple[tuple[float, float], ...] = ()
@@ -90,8 +93,8 @@ class Alignment:
         A face without points (a picture that is a crop already, a table of boxes) counts as framed by its box.
 
         Raises:
-            HonneError: the box or the points are not finite, without extent or far larger than the image; for `eyes`:
-                they coincide.
+            HonneError: the box or the points are not finite, without extent or far larger than the image; for `eyes`
+                and `eyes_mouth`: the eyes coincide.
         """
         if self.centre != 1:
             frame, margin = self._frame()
@@ -100,6 +103,8 @@ class Alignment:
         if self.kind == "none":
             return np.array([[self.size / width, 0, 0], [0, self.size / height, 0]])
         target = np.array(self.template) * self.size
+        if self.kind == "eyes_mouth" and (marks := eyes_mouth(face)) is not None:
+            return eyes_mouth_matrix(*marks, self.size)
         if self.kind == "eyes" and face.landmarks is not None:
             return eye_matrix(eye_centres(np.asarray(face.landmarks, float)), target)
         if self.kind == "box" or face.points is None:
@@ -163,6 +168,20 @@ class Alignment:
         )
 
 
+def eyes_mouth(face: Face) -> tuple[np.ndarray, np.ndarray] | None:
+    """(2, 2) eye centres and (2, 2) mouth corners, px; None of a face without points.
+
+    The eye centres of 68 landmarks are midway between the corners of the eyes.
+    """
+    if face.landmarks is not None:
+        landmarks = np.asarray(face.landmarks, float)
+        return landmarks[[[36, 39], [42, 45]]].mean(1), landmarks[[48, 54]]
+    if face.points is not None:
+        points = np.asarray(face.points, float)
+        return points[:2], points[3:]
+    return None
+
+
 def published_eye_crop(
     image: np.ndarray, landmarks: np.ndarray, size: int = 256, rounding: Rounding = "released"
 ) -> np.ndarray:
@@ -186,6 +205,45 @@ def published_eye_crop(
         raise HonneError("Cropping as published needs OpenCV.", "Install it with: pip install 'honne[face]'") from None
     matrix = eye_matrix(eye_centres(landmarks), size * np.array(EYE_TEMPLATE), rounding)
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC)
+
+
+def published_eyes_mouth_crop(image: np.ndarray, face: Face, size: int) -> np.ndarray:
+    """The crop of `Alignment("eyes_mouth", size)` resampled as by Deng et al. (FG 2020).
+
+    The whole picture is turned by its nearest pixels, the square cut out at whole pixels, and resized bicubically.
+
+    Args:
+        image: (H, W, 3) uint8.
+        face: with landmarks or points, px.
+        size: side of the crop, px.
+
+    Returns:
+        (size, size, 3) uint8, black outside the image.
+
+    Raises:
+        HonneError: as `Alignment.matrix`.
+    """
+    marks = eyes_mouth(face)
+    if marks is None:
+        raise HonneError("A face has neither landmarks nor points.", "Give one of them.")
+    back = inverted(eyes_mouth_matrix(*marks, size))
+    turned, matrix = published_turn(image, marks[0])
+    corners = transform_points(matrix, transform_points(back, np.array([[0, 0], [size, size]])))
+    left, upper, right, lower = corners.round().astype(int).ravel().tolist()
+    square = Image.fromarray(turned).crop((left, upper, right, lower))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def published_turn(image: np.ndarray, eyes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An (H, W, 3) picture turned, by its nearest pixels, until the eyes (2, 2) are level, grown to hold its corners.
+
+    Returns:
+        The turned picture, black at the corners; (2, 3) matrix to its px, see `published_turn_matrix`.
+    """
+    height, width = image.shape[:2]
+    matrix = published_turn_matrix(eyes, width, height)
+    angle = float(np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0])))
+    return np.asarray(Image.fromarray(image).rotate(angle, expand=True)), matrix
 
 
 def _whole(image: np.ndarray, size: int) -> np.ndarray:

@@ -95,6 +95,54 @@ def eye_matrix(eyes: np.ndarray, target: np.ndarray, rounding: Rounding = "none"
     return np.column_stack([linear, target.mean(0) - linear @ middle])
 
 
+def eyes_mouth_matrix(eyes: np.ndarray, mouth: np.ndarray, size: int) -> np.ndarray:
+    """(2, 3) similarity that levels the eyes and frames eyes and mouth by a square.
+
+    Its side is twice the distance of the eyes, or twice that from the eyes down to the mouth if this is more; its
+    centre is midway between the middle of the eyes and the middle of the mouth.
+
+    Args:
+        eyes: (2, 2) px: centres of the image-left and the image-right eye.
+        mouth: (2, 2) px: corners of the mouth.
+        size: side of the crop, px.
+
+    Raises:
+        HonneError: the eyes coincide.
+
+    Source: the preprocessing of Deng et al., FG 2020, for any rotation (atan2 in place of atan).
+    """
+    across, down = eyes[1] - eyes[0], mouth.mean(0) - eyes.mean(0)
+    distance = float(np.hypot(*across))
+    if not distance:
+        raise HonneError("The centres of the two eyes coincide.", "Check the landmarks.")
+    cosine, sine = across / distance
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    linear = turn * (size / (2 * max(distance, float((turn @ down)[1]))))
+    return np.column_stack([linear, size / 2 - linear @ (eyes.mean(0) + down / 2)])
+
+
+def published_turn_matrix(
+    eyes: np.ndarray, width: int, height: int, expand: Literal["yes", "no"] = "yes"
+) -> np.ndarray:
+    """(2, 3) matrix from px of a picture to px of the picture turned until the eyes are level.
+
+    As Deng et al. (FG 2020) compute it: turned about the middle of the picture; where this grows, its new sides are
+    rounded otherwise than Pillow rounds them, so that points come out up to half a pixel beside their pixels.
+
+    Args:
+        eyes: (2, 2) px: centres of the image-left and the image-right eye.
+        width: of the picture, px.
+        height: likewise.
+        expand: whether the picture grows until its corners are inside.
+    """
+    angle = np.arctan2(*(eyes[1] - eyes[0])[::-1])
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    sides = np.array([width, height])
+    corners = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * sides @ turn.T
+    grown = np.ceil(corners.max(0)) - np.floor(corners.min(0)) if expand == "yes" else sides
+    return np.column_stack([turn, grown / 2 - turn @ sides / 2])
+
+
 def turned_right(image: np.ndarray, shift: Shift = "none") -> np.ndarray:
     """(W, H, ...) picture: an (H, W, ...) one turned clockwise by 90 degrees.
 
