@@ -8,9 +8,9 @@ models of one task each; the teacher; the students, their ensemble. On films: th
 windows of frames with the network of frames frozen. Weights are selected and thresholds searched on validation parts of
 the same worlds; nothing sees the test world.
 
-The score of a row of the tables is the mean of macro-F1, AU F1 and CCC; figures are means over seeds, intervals resample
-the tested subjects of each. The same command again resumes; several processes may train different seeds. `--quick` only
-shows that it runs.
+The score of a row of the tables is the mean of macro-F1, AU F1 and CCC; figures are means over seeds, intervals
+resample the tested subjects of each. The same command again resumes; several processes may train different seeds.
+`--quick` only shows that it runs.
 """
 
 from __future__ import annotations

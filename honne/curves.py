@@ -35,7 +35,8 @@ def join_logs(logs: Path) -> None:
     parts = _earlier(logs)
     if not parts:
         return
-    sittings = [pd.read_csv(path) for path in (*parts, logs / "metrics.csv")]
+    paths = (*parts, logs / "metrics.csv")
+    sittings = [pd.read_csv(path) for path in paths if path.is_file()]  # the last one may have had no step left
     begins = [sitting["step"].min() for sitting in sittings[1:]] + [float("inf")]
     kept = [sitting[sitting["step"] < begin] for sitting, begin in zip(sittings, begins, strict=True)]
     with replacing(logs / "metrics.csv") as path:

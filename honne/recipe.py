@@ -50,8 +50,8 @@ class ModelOptions:
         recurrent: width of the recurrent layer, each way.
         frames: folder of a trained model whose network sees each frame of a window, in place of `backbone` and the
             other options of a network; unset = a fresh one.
-        frozen: of the network of frames: yes, it stays as it is, and what it sees is computed once, from images without
-            random changes; weights, as published: its BatchNorm statistics and dropout go on; no, it learns.
+        frozen: of the network of frames: whole, it stays as it is, and what it sees is computed once, from images
+            without random changes; weights, as published: its BatchNorm statistics and dropout go on; none, it learns.
         attention_dropout: of a ResNet in training: probability with which the positions that its last stages attend to
             are hidden; else they are strengthened (ADL). 0 = off, 0.4 as published.
         mean: of the input per channel, of images in [0, 1].
@@ -79,7 +79,7 @@ class ModelOptions:
     window: int = 0
     recurrent: int = 64
     frames: Path | None = None
-    frozen: Literal["yes", "weights", "no"] = "yes"
+    frozen: Literal["whole", "weights", "none"] = "whole"
     large_maps: bool = False
     attention_dropout: float = 0.0
     thresholds: Literal["break_even", "f1", "half"] = "break_even"
@@ -111,12 +111,14 @@ class DataOptions:
         sampling: uniform, class_balanced (every expression equally often in expectation), every_class (uniform, with at
             least two rows of every expression in every batch), every_class_balanced (equally many rows of every
             expression in every batch), or equal_classes (of every expression as many rows as the rarest has, drawn
-            afresh every epoch), or tasks (equally many rows of every task in every batch; an epoch ends with the task
-            that has the fewest).
+            afresh every epoch), or tasks (equally many rows of every task in every batch).
+        epoch: of sampling by tasks: ends with the task that has the fewest rows (shortest, published) or the most
+            (longest: the others repeat).
         balance: of sampling by tasks: none, each row once; published, expressions equally often, cells of a 20 x 20
             grid of valence and arousal equally often, rare action units more often (ML-ROS).
         label_noise: share of the training labels of each expression that is made wrong on purpose, 0..1, to see how a
-            method stands it. Which ones depends on trainer.seed; OUT/label_noise.csv lists them.
+            method stands it. OUT/label_noise.csv lists them.
+        label_noise_seed: of the choice of labels that are made wrong; unset = trainer.seed.
         label_noise_kind: symmetric (any other expression), or asymmetric (the one that it is most often taken for).
         augment: changes to training images.
     """
@@ -131,8 +133,10 @@ class DataOptions:
     workers: int = 0
     targets: Literal["label", "distribution", "sampled"] = "label"
     sampling: Sampling = "uniform"
+    epoch: Literal["shortest", "longest"] = "shortest"
     balance: Balance = "none"
     label_noise: float = 0.0
+    label_noise_seed: int | None = None
     label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
     augment: Augment = field(default_factory=Augment)
 
@@ -419,7 +423,8 @@ def read(recipe: str | Path, data: Sequence[str | Path], out: str | Path, overri
     for folder in data:
         words += ["--data", str(folder)]
     for name, value in overrides.items():
-        words.append(f"--{name}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}")
+        text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
+        words.append(f"--{name}={value if isinstance(value, str) else text}")  # quotes of 'no' would count
     try:
         return from_namespace(built, built.parse_args(words))
     except HonneError:

@@ -28,16 +28,18 @@ from honne.evaluation import evaluate
 from honne.evaluation.printing import name_of, shown
 from honne.fitting import fit
 from honne.labels import LabelSchema
+from honne.methods.processes import is_first, wait_for_all
 from honne.methods.stages import Stage
-from honne.models import Model, load
+from honne.models import Model, device, load
 from honne.networks.ensemble import Ensemble, joined
 from honne.recipe import Recipe
-from honne.runs import begin
+from honne.runs import begin, finished
 
 MEASURES = ("macro_f1", "au_f1", "ccc")
 """What the table on the screen shows; the file has all."""
 
 
+FIGURES_FILE = "figures.csv"
 FIGURES = ("model", "data", "split", "rows", "measure", "value", "low", "high", "resampled", "bootstrap_seed")
 
 
@@ -60,10 +62,12 @@ def run_stages(
     Returns:
         The folder of the model.
     """
-    if begin(recipe, out):
+    first = is_first()
+    if begin(recipe, out) and (out / FIGURES_FILE).is_file():
         say(f"{out} is finished: its model is {out / 'model'}.")
         return out / "model"
-    report_labels(open_module(recipe), out)
+    if first:
+        report_labels(open_module(recipe), out)
     found: dict[str, Path] = {}
     groups = [(name, list(members)) for name, members in groupby(stages, key=lambda stage: stage.together)]
     for name, members in groups:
@@ -77,12 +81,15 @@ def run_stages(
         last = name == groups[-1][0]
         found[name] = trained[0]
         if last or len(trained) > 1:
-            found[name] = out / "model" if last else out / name / "model"
-            if not (found[name] / "config.yaml").is_file():
+            run = out if last else out / name
+            found[name] = run / "model"
+            if first and not finished(run):
                 _together(recipe, trained, found[name], open_module(recipe))
+            wait_for_all()
     models = [out / stage.name / "model" for stage in stages]
     combined = [path for path in found.values() if path not in models]
-    _figures([*models, *combined], out)
+    if first:
+        _figures([*models, *combined], out)
     return out / "model"
 
 
@@ -109,31 +116,48 @@ def _together(recipe: Recipe, trained: Sequence[Path], folder: Path, data: DataM
             "options": first.network["options"],
             "members": len(members),
             "average": getattr(recipe.options, "average", "probabilities"),
-            "shared_frames": first.network["options"].get("frozen") == "yes",
+            "shared_frames": first.network["options"].get("frozen") == "whole",
         }
         network = Ensemble(first.labels, **options)
         network.load_state_dict(joined([each.network.state_dict() for each in members], options["shared_frames"]))
         config = replace(config, network={"kind": "ensemble", "options": options})
         model = Model(replace(config, temperature=1.0), network)
+        model.to("cpu" if recipe.trainer.accelerator == "cpu" else device())
         fitted = fit(model.forward_batch, model.schema, data, recipe.model.thresholds)
+        network.to("cpu")
         config = replace(config, temperature=fitted.temperature, thresholds=fitted.thresholds)
     Model(config, network).save(folder, metrics={}, card="", half=recipe.model.half)
     write_card(load(folder), measure(folder, data.data), half=recipe.model.half)
 
 
 def measure(model: Path, sets: Sequence[PreparedData]) -> list[dict[str, Any]]:
-    """Figures of a model on the validation split of every data set that has one and labels something it predicts."""
+    """Figures of a model on the validation split of every data set that has one and labels something it predicts.
+
+    Of expressions and units those count that both have.
+    """
     schema = load(model).schema
     return [
-        evaluate(model, data=each, split="valid", units="common", show=False)
+        evaluate(
+            model,
+            data=each,
+            split="valid",
+            drop=",".join(_apart(schema.expressions, each.schema.labels.expressions)),
+            units="common",
+            show=False,
+        )
         for each in sets
         if (each.rows["split"] == "valid").any() and _common(schema, each.schema.labels)
     ]
 
 
+def _apart(some: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Classes that only one of two has; none where one has no classes at all."""
+    return sorted(set(some) ^ set(others)) if some and others else []
+
+
 def _common(one: LabelSchema, other: LabelSchema) -> bool:
     return bool(
-        (one.expressions and other.expressions)
+        set(one.expressions) & set(other.expressions)
         or set(one.action_units) & set(other.action_units)
         or (one.valence_arousal and other.valence_arousal)
     )
@@ -153,7 +177,7 @@ def _figures(models: Sequence[Path], out: Path) -> None:
                 if measure_name in MEASURES:
                     cells[data, measure_name] = shown(entry)
         gist.append((name, cells))
-    with replacing(out / "figures.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(out / FIGURES_FILE) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([FIGURES, *lines])
     columns = list(dict.fromkeys(column for _, cells in gist for column in cells))

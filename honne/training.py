@@ -122,9 +122,8 @@ def run_one(recipe: Recipe, out: Path, shared: Path | None = None) -> Path:
         raise WrongCall(f"method {recipe.method} steps after every batch.", "Leave out --trainer.accumulate.")
     if recipe.data.labels == "union" and shared is None:
         report_labels(data, out)
-    if isinstance(trained.network, ClipNetwork) and recipe.model.frozen == "yes":
-        place = torch.device("cpu") if recipe.trainer.accelerator == "cpu" else device()
-        cache_frames(trained.network, data, trained.normalise, shared or out, place)
+    if isinstance(trained.network, ClipNetwork) and recipe.model.frozen == "whole":
+        cache_frames(trained.network, data, trained.normalise, shared or out, _place(recipe))
     checkpoints = out / "checkpoints"
     best = ModelCheckpoint(
         checkpoints,
@@ -181,6 +180,10 @@ def _ctrl_c() -> Iterator[None]:
 def open_module(recipe: Recipe) -> DataModule:
     """The data of a recipe."""
     sets = open_data(recipe.data.folders, recipe.data.labels)
+    crops = {Alignment.from_dict(each.schema.alignment).kind: each.root for each in sets}
+    if len(crops) > 1:
+        kinds = ", ".join(f"{kind} ({root})" for kind, root in crops.items())
+        log.warning("The data sets are cropped differently: %s. The model will crop like the first of them.", kinds)
     return DataModule(
         sets,
         size=recipe.data.size or round(Alignment.from_dict(sets[0].schema.alignment).size * recipe.data.centre),
@@ -197,6 +200,7 @@ def open_module(recipe: Recipe) -> DataModule:
         heatmaps=_reference_maps(recipe, sets),
         labels=recipe.data.learned([each.schema.labels for each in sets]),
         balance=recipe.data.balance,
+        epoch=recipe.data.epoch,
         window=recipe.model.window,
     )
 
@@ -226,9 +230,16 @@ def new_method(recipe: Recipe, data: DataModule, steps: int, kind: str, options:
     )
 
 
+def _place(recipe: Recipe) -> torch.device:
+    """Where to compute beside the trainer."""
+    return torch.device("cpu") if recipe.trainer.accelerator == "cpu" else device()
+
+
 def _network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
     """Kind and options of the network."""
     chosen, model = method(recipe.method), recipe.model
+    if model.window and not chosen.windows:
+        raise WrongCall(f"method {recipe.method} takes single faces, not windows.", "Leave out --model.window.")
     frames = chosen.network_options(recipe.options, _frame_options(recipe), data)
     if not model.window:
         if model.frames is not None:
@@ -244,12 +255,12 @@ def _network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
         stored.labels.require_same(chosen.learned(data.labels), str(model.frames), "the data")
         stored.require_input(model.mean, model.std)
         frames = stored.options
-    elif model.frozen != "no":
+    elif model.frozen != "none":
         raise WrongCall(
             "a fresh network of frames that is frozen would never learn to see.",
-            "Name a trained one, --model.frames MODEL, or add --model.frozen no.",
+            "Name a trained one, --model.frames MODEL, or add --model.frozen none.",
         )
-    if recipe.au_cues.on and model.frozen == "yes":
+    if recipe.au_cues.on and model.frozen != "none":
         raise WrongCall("AU cues teach the network of frames, which is frozen.", "Leave one of the two out.")
     return "clips", {
         "frames": frames,
@@ -283,7 +294,8 @@ def _frame_options(recipe: Recipe) -> dict[str, Any]:
 def _label_noise(recipe: Recipe) -> LabelNoise | None:
     if not recipe.data.label_noise:
         return None
-    return LabelNoise(recipe.data.label_noise, recipe.data.label_noise_kind, recipe.trainer.seed)
+    seed = recipe.trainer.seed if recipe.data.label_noise_seed is None else recipe.data.label_noise_seed
+    return LabelNoise(recipe.data.label_noise, recipe.data.label_noise_kind, seed)
 
 
 def _reference_maps(recipe: Recipe, sets: list[PreparedData]) -> ReferenceMaps | None:
@@ -387,7 +399,10 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     trained.load_state_dict(state["state_dict"])
     trained.to("cpu").eval()
     trained.finish(out)
-    fitted = fit(trained.predict, trained.schema, data, recipe.model.thresholds)
+    place = _place(recipe)
+    trained.to(place)
+    fitted = fit(lambda batch: trained.predict(batch.to(place)), trained.schema, data, recipe.model.thresholds)
+    trained.to("cpu")
     first = data.data[0]
     config = ModelConfig(
         name=recipe.model.name or out.name,

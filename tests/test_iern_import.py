@@ -310,8 +310,8 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
 
     def make(**more: Any) -> tuple[Any, dict[str, Any]]:
         chosen = replace(recipe, options=replace(recipe.options, **more))
-        options = method("iern").network_options(chosen.options, training._network_options(chosen), data)
-        return training.new_method(chosen, data, 1, options), options
+        options = method("iern").network_options(chosen.options, training._frame_options(chosen), data)
+        return training.new_method(chosen, data, 1, "face", options), options
 
     return make
 

@@ -31,7 +31,7 @@ SCHEMA = LabelSchema(
 )
 BINS = {"valence_arousal_bins": 20, "bin_values": "ends"}
 FACE: dict[str, Any] = {"backbone": "resnet50_caffe", "hidden": 128} | BINS
-CLIPS: dict[str, Any] = {"frames": FACE, "length": 32, "hidden": 64, "frozen": "yes"} | BINS
+CLIPS: dict[str, Any] = {"frames": FACE, "length": 32, "hidden": 64, "frozen": "whole"} | BINS
 STEM, CLIP_STEM = "backbone.model.conv1_7x7_s2.weight", "backbone.backbone.model.conv1_7x7_s2.weight"
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255 - 128
 
@@ -237,7 +237,7 @@ def test_recipes_repeat_the_published_settings(tmp_path: Path) -> None:
         assert vars(each.options) == vars(MultitaskOptions())
         assert (each.options.students, each.options.student_epochs) == (5, 3)
         assert (model.backbone, model.hidden, model.valence_arousal_bins) == ("resnet50_caffe", 128, 20)
-        assert (model.window, model.recurrent, model.frozen) == (windows.get(name, 0), 64, "yes")
+        assert (model.window, model.recurrent, model.frozen) == (windows.get(name, 0), 64, "whole")
         torch.testing.assert_close(torch.tensor([model.mean, model.std]), torch.tensor([MEAN, STD]))
         assert (data.size, framed(112, data.centre), data.batch_size, data.labels) == (112, 134, 20, "union")
         assert data.sampling == "tasks"

@@ -230,7 +230,7 @@ def test_without_windows_each_row_is_for_itself() -> None:
     assert_same(network(Batch(images=images, clips=windows)), whole)
 
 
-@pytest.mark.parametrize("frozen", ["yes", "weights", "no"])
+@pytest.mark.parametrize("frozen", ["whole", "weights", "none"])
 def test_frozen_frames(frozen: str) -> None:
     network: ClipNetwork = made("clips", CLIPS | {"frozen": frozen}).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -239,9 +239,9 @@ def test_frozen_frames(frozen: str) -> None:
     prediction.expression.sum().backward()
     assert network.frames is not None
     learns = {each.grad is not None for each in network.frames.expression.hidden.parameters()}  # type: ignore[union-attr]
-    assert learns == {frozen == "no"}
+    assert learns == {frozen == "none"}
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert bool(moved) == (frozen != "yes")
+    assert bool(moved) == (frozen != "whole")
     assert all(name.startswith("frames.") for name in moved)
 
 

@@ -17,6 +17,7 @@ from honne.errors import HonneError
 from honne.metrics.probe import cell_weights, linear_probe
 from honne.models import Model
 from honne.networks.face import FaceNetwork
+from honne.networks.layers import views
 
 BACKBONE, EMOTION, LABEL = "backbone features", "emotion features", "the expression label alone"
 """What a probe reads the stratum from."""
@@ -150,16 +151,22 @@ def ask(model: Model, rows: Rows, split: str, *, batch_size: int, workers: int) 
 
 @torch.inference_mode()
 def _said(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Probabilities, those under every intervention, and pooled features, of one batch."""
+    """Probabilities, those under every intervention, and pooled features, of an ensemble side by side."""
     prediction: Prediction = model.forward_batch(batch)
     assert prediction.expression is not None
     said = {"probabilities": prediction.expression.softmax(-1)}
     if prediction.strata is not None:
         said["strata"] = prediction.strata.softmax(-1)
     own = prediction.features
-    if isinstance(model.network, FaceNetwork) and batch.images is not None:
-        said[BACKBONE] = model.network.embedding(model.normalise(batch.images.to(model.device)))
-        if own is not None and (own.shape != said[BACKBONE].shape or not torch.allclose(own, said[BACKBONE])):
+    faces = [view.face for view in views(model.network)]
+    if isinstance(faces[0], FaceNetwork) and batch.images is not None:
+        images = model.normalise(batch.images.to(model.device))
+        said[BACKBONE] = torch.cat([face.embedding(images) for face in faces], 1)
+        if (
+            own is not None
+            and faces[0] is model.network
+            and (own.shape != said[BACKBONE].shape or not torch.allclose(own, said[BACKBONE]))
+        ):
             said[EMOTION] = own
     elif own is not None:
         said[BACKBONE] = own

@@ -134,20 +134,26 @@ def _classes(data: PreparedData, rows: np.ndarray) -> Tensor:
 
 
 def _with_mined(faces: Faces, model: Model, batch_size: int, workers: int) -> tuple[Faces, list[str]]:
-    if model.config.method != "dmue" or not bool(faces.labelled.any()):
+    if model.config.method not in ("dmue", "multitask") or not bool(faces.labelled.any()):
         return faces, []
     found = mine(model, faces.data, faces.split, batch_size=batch_size, workers=workers)
     if found is None:
+        if model.config.method == "multitask":  # whose confidence is an option
+            return faces, []
         return faces, [f"No branches lie beside model '{model.name}', so nothing was mined."]
     at = pd.Index(faces.rows).get_indexer(pd.Index(found.index))
     same = (at >= 0) & (faces.labels.numpy()[at] == found.label)
-    mined = np.full(tuple(faces.probabilities.shape), np.nan)
     confidence = np.full(len(faces), np.nan)
-    mined[at[same]], confidence[at[same]] = found.distribution[same], found.confidence[same]
+    confidence[at[same]] = found.confidence[same]
+    faces = replace(faces, confidence=torch.from_numpy(confidence))
+    if found.distribution is not None:
+        mined = np.full(tuple(faces.probabilities.shape), np.nan)
+        mined[at[same]] = found.distribution[same]
+        faces = replace(faces, mined=torch.from_numpy(mined))
     notes = []
     if odd := int((~same).sum()):
         notes.append(f"{odd:,} rows of {faces.split} were mined under another label than theirs; left out.")
-    return replace(faces, mined=torch.from_numpy(mined), confidence=torch.from_numpy(confidence)), notes
+    return faces, notes
 
 
 def _with_truth(faces: Faces, classes: Sequence[str]) -> Faces:

@@ -226,6 +226,7 @@ class DataModule(lightning.LightningDataModule):
         labels: what is learned of data sets that are labelled with different things, each with some of it; unset =
             all are labelled with the same.
         balance: see `Balance`.
+        epoch: with sampling by tasks: ends with the task that has the fewest rows, or the most.
         window: frames of the windows that are shown in place of single rows; 0 = rows. `batch_size` counts windows.
     """
 
@@ -247,12 +248,13 @@ class DataModule(lightning.LightningDataModule):
         heatmaps: Callable[[Known, np.ndarray], np.ndarray] | None = None,
         labels: LabelSchema | None = None,
         balance: Balance = "none",
+        epoch: Literal["shortest", "longest"] = "shortest",
         window: int = 0,
     ) -> None:
         super().__init__()
         self.data = open_data(data, "same" if labels is None else "union")
         self.labels = self.data[0].schema.labels if labels is None else labels
-        self.balance, self.window = balance, window
+        self.balance, self.epoch, self.window = balance, epoch, window
         self.size, self.batch_size, self.workers, self.seed = size, batch_size, workers, seed
         self.augment, self.targets, self.sampling, self.drop_last = augment, targets, sampling, drop_last
         self.label_noise, self.centre, self.learns = label_noise, centre, learns
@@ -345,7 +347,9 @@ class DataModule(lightning.LightningDataModule):
                 Weighted(each, task_weights(known, task, each, self.labels, self.seed), self.seed + place)
                 for place, (task, each) in enumerate(zip(tasks, own, strict=True))
             ]
-        return SideBySide(orders, self.batch_size * self._process()[1], [name.replace("_", " ") for name in tasks])
+        return SideBySide(
+            orders, self.batch_size * self._process()[1], [name.replace("_", " ") for name in tasks], self.epoch
+        )
 
     def _windowed(self, pools: Sequence[np.ndarray]) -> list[Order]:
         """Windows over each pool's rows in time order, all in one table; they overlap by a half."""

@@ -243,12 +243,12 @@ class EveryClass:
 class SideBySide:
     """Several orders in one: every batch has equally many rows of each, in the order of the orders.
 
-    An epoch is as long as the shortest of them.
-
     Args:
         orders: one for each task, for example.
         rows: of each order in the batch of all processes together.
         names: of the orders, for what is said when one is too short.
+        until: an epoch ends with the shortest order (published), or with the longest: then the others begin anew, in
+            another order, as often as need be.
 
     Raises:
         HonneError: an order makes no batch.
@@ -259,6 +259,7 @@ class SideBySide:
     orders: Sequence[Order]
     rows: int
     names: Sequence[str] = ()
+    until: Literal["shortest", "longest"] = "shortest"
 
     def __post_init__(self) -> None:
         for order, name in zip(self.orders, self.names, strict=False):
@@ -270,7 +271,16 @@ class SideBySide:
 
     def __call__(self, epoch: int) -> np.ndarray:
         shown = [order(epoch) for order in self.orders]
-        batches = min(map(len, shown)) // self.rows
+        if self.until == "longest":
+            longest = max(map(len, shown))
+            times = [-(-longest // len(each)) for each in shown]
+            shown = [
+                np.concatenate([order(epoch * count + turn) for turn in range(count)])
+                for order, count in zip(self.orders, times, strict=True)
+            ]
+            batches = longest // self.rows
+        else:
+            batches = min(map(len, shown)) // self.rows
         return np.concatenate([each[: batches * self.rows].reshape(batches, -1) for each in shown], 1).ravel()
 
 

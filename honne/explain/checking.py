@@ -27,7 +27,7 @@ from honne.explain.maps import class_activation_map, on_image
 from honne.explain.measuring import MapOptions
 from honne.metrics.attention import attention_cosine
 from honne.metrics.faithfulness import area_under, curves, pixel_ranks, rank_correlation
-from honne.networks.layers import LAST, layer, layer_names
+from honne.networks.layers import LAST, layer, layer_names, views
 
 if TYPE_CHECKING:
     from honne.models import Model
@@ -126,7 +126,7 @@ def _redraws(models: dict[str, Model], batch: Batch, asked: MapOptions) -> dict[
 
 def _stages(network: nn.Module) -> tuple[str, ...]:
     """`STAGES` of a network; a backbone that names no layers has no last one."""
-    return STAGES if layer_names(network) != (LAST,) else (STAGES[0], STAGES[-1])
+    return STAGES if layer_names(views(network)[0].face) != (LAST,) else (STAGES[0], STAGES[-1])
 
 
 def redrawn(model: Model, stage: str, faces: Sequence[Batch], seed: int) -> Model:
@@ -140,10 +140,13 @@ def redrawn(model: Model, stage: str, faces: Sequence[Batch], seed: int) -> Mode
     """
     made = copy(model)
     made.network = deepcopy(model.network)
-    parts: list[nn.Module] = [part for name, part in made.network.named_children() if name != "backbone"]
+    looking = [view.face for view in views(made.network)]
+    modules = list(made.network.modules())
+    if stage != "all":
+        backbones = {id(each) for face in looking for each in face.backbone.modules()}
+        modules = [each for each in modules if id(each) not in backbones]
     if stage == "last_stage":
-        parts.append(layer(made.network, layer_names(made.network)[-2]))
-    modules = list(made.network.modules()) if stage == "all" else [each for part in parts for each in part.modules()]
+        modules += [each for face in looking for each in layer(face, layer_names(face)[-2]).modules()]
     draw = torch.Generator().manual_seed(seed)
     for module in modules:
         for weights in module.parameters(recurse=False):

@@ -26,7 +26,7 @@ from honne.explain.cams import (
     smoothgradcam_pp,
 )
 from honne.metrics.attention import resized
-from honne.networks.layers import LAST, as_map, layer, watched
+from honne.networks.layers import LAST, View, as_map, layer, views, watched
 
 if TYPE_CHECKING:
     from honne.models import Model
@@ -35,6 +35,7 @@ SMOOTH = "smoothgradcam++"
 CLASS_MAPS = ("class_map", "tscam")
 REGIONS = "regions"
 SCORE_MAPS = ("scorecam", "sscam", "iscam")
+LINEAR_MAPS = ("cam", *CLASS_MAPS)  # what they say of a class is right for a head that is linear in the last map
 RELEASED = ("gradcam++:released", *(f"{kind}:released" for kind in SCORE_MAPS))
 KINDS = (*GRADIENT_MAPS, SMOOTH, *SCORE_MAPS, *CLASS_MAPS, REGIONS, "attention", *RELEASED)
 
@@ -46,10 +47,11 @@ class Maps:
     """What `class_activation_map` gives; on the model's device, without gradients.
 
     Attributes:
-        maps: (B, h, w) in [0, 1], at the resolution of the layer.
+        maps: (B, h, w) in [0, 1], at the resolution of the layer; of an ensemble the mean of its members' maps.
         target: (B,) class index that each map is of.
         probabilities: (B, C) calibrated.
-        attention: name of a layer -> (B, h, w) mean over its channels, as it is (a transformer's may be negative).
+        attention: name of a layer -> (B, h, w) mean over its channels, as it is (a transformer's may be negative); of
+            an ensemble the mean over its members, each divided by its largest absolute value.
     """
 
     maps: Tensor
@@ -69,6 +71,8 @@ def class_activation_map(
     chunk: int = 64,
 ) -> Maps:
     """Map of every image of a batch, of its target class.
+
+    A network of clips sees each image as a clip of one frame; the members of an ensemble all map the same class.
 
     Args:
         model: one that names expressions.
@@ -97,48 +101,84 @@ def class_activation_map(
         raise WrongCall(f"map '{kind}' is of the network's last layer, not of layer '{layer}'.", "Leave the layer out.")
     if not model.schema.expressions:
         raise HonneError(f"Model '{model.name}' names no expressions, so there is no class to map.", "Take another.")
-    network: Any = model.network
-    gradients_wanted = kind in GRADIENT_MAPS or kind == SMOOTH
-    tokens: AbstractContextManager[list[Tensor]] = (
-        class_token_attention(network) if kind == "tscam" else nullcontext([])
-    )
-    with torch.inference_mode(False), torch.set_grad_enabled(gradients_wanted):
+    looks = views(model.network)
+    if kind in LINEAR_MAPS and any(view.answers is not view.face or getattr(view.face, "hidden", 0) for view in looks):
+        raise HonneError(
+            f"map '{kind}' needs a head that is linear in the last map, which model '{model.name}' lacks.",
+            "Choose layercam or gradcam.",
+        )
+    layers = tuple(attended) or (layer,)
+    with torch.inference_mode(False), torch.set_grad_enabled(kind in GRADIENT_MAPS or kind == SMOOTH):
         pixels = model.normalise(images.to(model.device))
-        with watched(network, tuple(attended) or (layer,)) as seen, tokens as token_maps:
-            output, logits = forward(network, pixels, layer)
-        activations = as_map(output, network.backbone).detach()
-        _require_finite(model, logits, activations)
+        if len(looks) == 1:
+            return _seen(model, looks[0], pixels, target, kind, variant, layer, layers, chunk)
+        with torch.no_grad():
+            logits = model.network(Batch(images=pixels)).expression
         target = _target(target, logits)
-        if kind == SMOOTH:
-            raw = smoothgradcam_pp(activations, _noisy_gradients(network, pixels, target, layer))
-        elif kind in GRADIENT_MAPS:
-            functions = RELEASED_MAPS if variant == "released" else GRADIENT_MAPS
-            raw = functions[kind](activations, gradients(network, output, logits, target))
-        elif kind == "attention":
-            raw = activations.mean(1)
-        elif kind == REGIONS:
-            raw = _regions(model, activations)
-        elif kind in CLASS_MAPS:
-            raw = _class_map(model, activations, target)
-            raw = torch.stack(token_maps).sum(0) * raw if kind == "tscam" else raw
-        else:
-            raw = scorecam(
-                activations, pixels, target, partial(_probabilities, network), cast("ScoreKind", kind), variant, chunk
-            )
-        attention = {name: each.detach().mean(1) for name, each in seen.items()}
-        probabilities = (logits.detach() / model.config.temperature).softmax(1)
-        return Maps(normalise(raw), target, probabilities, attention)
+        found = [_seen(model, view, pixels, target, kind, variant, layer, layers, chunk) for view in looks]
+    return Maps(
+        torch.stack([each.maps for each in found]).mean(0),
+        target,
+        (logits / model.config.temperature).softmax(1),
+        {name: torch.stack([_largest_one(each.attention[name]) for each in found]).mean(0) for name in layers},
+    )
 
 
-def forward(network: Any, images: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def _seen(
+    model: Model,
+    view: View,
+    pixels: Tensor,
+    target: Tensor | str,
+    kind: str,
+    variant: Variant,
+    layer: str,
+    attended: tuple[str, ...],
+    chunk: int,
+) -> Maps:
+    """`class_activation_map` of normalised images, for one way in which the network looks at them."""
+    face, network = view
+    tokens: AbstractContextManager[list[Tensor]] = class_token_attention(face) if kind == "tscam" else nullcontext([])
+    with watched(face, attended) as seen, tokens as token_maps:
+        output, logits = forward(network, pixels, layer, face)
+    activations = as_map(output, face.backbone).detach()
+    _require_finite(model, logits, activations)
+    target = _target(target, logits)
+    if kind == SMOOTH:
+        raw = smoothgradcam_pp(activations, _noisy_gradients(view, pixels, target, layer))
+    elif kind in GRADIENT_MAPS:
+        functions = RELEASED_MAPS if variant == "released" else GRADIENT_MAPS
+        raw = functions[kind](activations, gradients(face, output, logits, target))
+    elif kind == "attention":
+        raw = activations.mean(1)
+    elif kind == REGIONS:
+        raw = _regions(model, face, activations)
+    elif kind in CLASS_MAPS:
+        raw = _class_map(model, face, activations, target)
+        raw = torch.stack(token_maps).sum(0) * raw if kind == "tscam" else raw
+    else:
+        raw = scorecam(
+            activations, pixels, target, partial(_probabilities, network), cast("ScoreKind", kind), variant, chunk
+        )
+    attention = {name: each.detach().mean(1) for name, each in seen.items()}
+    probabilities = (logits.detach() / model.config.temperature).softmax(1)
+    return Maps(normalise(raw), target, probabilities, attention)
+
+
+def _largest_one(maps: Tensor) -> Tensor:
+    """Maps (B, h, w) divided by their largest absolute value; zeros stay zeros."""
+    return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(1e-12)
+
+
+def forward(network: Any, images: Tensor, name: str, face: Any = None) -> tuple[Tensor, Tensor]:
     """What a layer gives, as a leaf from which autograd starts, and the expression logits (B, C) that follow from it.
 
     Nothing before the layer is recorded, as long as the network's parameters are frozen.
 
     Args:
-        network: with a `backbone` and a `last_map`, as `FaceNetwork`.
+        network: that answers.
         images: (B, 3, H, W) normalised.
         name: of the layer.
+        face: the network in it that has the layer; unset = itself.
     """
     leaves: list[Tensor] = []
 
@@ -146,7 +186,7 @@ def forward(network: Any, images: Tensor, name: str) -> tuple[Tensor, Tensor]:
         leaves.append(output.detach().requires_grad_())
         return leaves[0].clone()  # what follows may change its input in place, which a leaf does not allow
 
-    handle = layer(network, name).register_forward_hook(hook)
+    handle = layer(network if face is None else face, name).register_forward_hook(hook)
     try:
         logits: Tensor = network(Batch(images=images)).expression
     finally:
@@ -154,7 +194,7 @@ def forward(network: Any, images: Tensor, name: str) -> tuple[Tensor, Tensor]:
     return leaves[0], logits
 
 
-def gradients(network: Any, output: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+def gradients(face: Any, output: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     """(B, D, h, w) derivative of each sample's own target logit, from what `forward` gave.
 
     Raises:
@@ -162,7 +202,7 @@ def gradients(network: Any, output: Tensor, logits: Tensor, target: Tensor) -> T
     """
     total = logits.gather(1, target[:, None]).sum()  # samples do not touch each other in evaluation mode
     found = torch.autograd.grad(total, output, allow_unused=True)[0] if total.requires_grad else None
-    maps = None if found is None else as_map(found, network.backbone)
+    maps = None if found is None else as_map(found, face.backbone)
     if maps is None or not maps.any():
         raise HonneError(
             "the scores do not depend on the map of this layer.",
@@ -171,10 +211,11 @@ def gradients(network: Any, output: Tensor, logits: Tensor, target: Tensor) -> T
     return maps
 
 
-def _noisy_gradients(network: Any, images: Tensor, target: Tensor, name: str) -> Tensor:
+def _noisy_gradients(view: View, images: Tensor, target: Tensor, name: str) -> Tensor:
     """(N, B, D, h, w) gradients of N noisy copies; each image gets the same noise, whatever batch it is in."""
     noise = IMAGE_NOISE * fixed_noise((NOISY_IMAGES, *images.shape[1:]), images.device)
-    return torch.stack([gradients(network, *forward(network, images + each, name), target) for each in noise])
+    face, network = view
+    return torch.stack([gradients(face, *forward(network, images + each, name, face), target) for each in noise])
 
 
 def _probabilities(network: Any, images: Tensor) -> Tensor:
@@ -183,17 +224,17 @@ def _probabilities(network: Any, images: Tensor) -> Tensor:
     return probabilities
 
 
-def _class_map(model: Model, last: Tensor, target: Tensor) -> Tensor:
+def _class_map(model: Model, face: Any, last: Tensor, target: Tensor) -> Tensor:
     """(B, h, w) map of the target that the head itself makes of the last map (B, D, h, w)."""
-    if not hasattr(model.network, "class_maps"):
+    if not hasattr(face, "class_maps"):
         raise HonneError(f"the head of model '{model.name}' makes no class maps.", "Choose cam or layercam.")
-    maps: Tensor = cast("Any", model.network).class_maps(last, target)
+    maps: Tensor = face.class_maps(last, target)
     return maps[torch.arange(len(maps), device=maps.device), target]
 
 
-def _regions(model: Model, last: Tensor) -> Tensor:
+def _regions(model: Model, face: Any, last: Tensor) -> Tensor:
     """(B, h, w) probabilities of the action-unit regions that the network draws from the last map (B, D, h, w)."""
-    head = getattr(model.network, "regions", None)
+    head = getattr(face, "regions", None)
     if head is None:
         raise HonneError(
             f"model '{model.name}' has no head that draws regions.", "Train one with --au_cues.segmentation 1."
@@ -203,20 +244,20 @@ def _regions(model: Model, last: Tensor) -> Tensor:
 
 
 @contextmanager
-def class_token_attention(network: Any) -> Iterator[list[Tensor]]:
+def class_token_attention(face: Any) -> Iterator[list[Tensor]]:
     """While this lasts, what the class token attends to in every block: (B, h, w) each, mean over heads.
 
     Raises:
         HonneError: the backbone has no class token, or no attention that can be watched.
     """
     seen: list[Tensor] = []
-    blocks = [m for m in network.backbone.modules() if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")]
-    if getattr(network.backbone, "cls_token", None) is None or not blocks:
+    blocks = [m for m in face.backbone.modules() if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")]
+    if getattr(face.backbone, "cls_token", None) is None or not blocks:
         raise HonneError("this backbone has no class token whose attention could be shown.", "Choose cam or layercam.")
 
     def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         class_token = inputs[0].mean(1)[:, 0, :, None]  # of softmaxed attention (B, heads, tokens, tokens)
-        seen.append(as_map(class_token, network.backbone)[:, 0].detach())
+        seen.append(as_map(class_token, face.backbone)[:, 0].detach())
 
     fused = [block.fused_attn for block in blocks]
     hooks = [block.attn_drop.register_forward_hook(hook) for block in blocks]

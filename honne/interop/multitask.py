@@ -248,7 +248,7 @@ def _network(kind: Kind, entries: Mapping[str, Tensor], length: int) -> dict[str
     if kind == "CNN":
         return {"kind": "face", "options": face}
     gru = {"length": length, "hidden": width("classifier.0.GRU_layer.weight_hh_l0", 1, 64)}
-    return {"kind": "clips", "options": {"frames": face} | gru | bins | {"frozen": "yes"}}
+    return {"kind": "clips", "options": {"frames": face} | gru | bins | {"frozen": "whole"}}
 
 
 def _fitting(path: Path, kind: Kind, entries: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -34,8 +34,7 @@ from honne.data.masking import RAFDB_AVERAGE, mask_images, otsu_threshold
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 from honne.metrics.attention import Aligned, attention_cosine, resized
-from honne.networks.face import FaceNetwork
-from honne.networks.layers import LAST, parse_layers, watched
+from honne.networks.layers import LAST, parse_layers, views, watched
 
 Attention = Literal["mean", "first_half", "second_half", "first_share", "random_share"]
 Loss = Literal["cosine", "standardised_cosine", "l1", "l2", "kl"]
@@ -298,9 +297,9 @@ class AuCues(nn.Module):
 
     def watching(self, network: nn.Module) -> AbstractContextManager[dict[str, Tensor]]:
         """While this lasts, the maps of the layers that count; see `honne.networks.layers.watched`."""
-        return watched(network, self.watches)
+        return watched(views(network)[0].face, self.watches)
 
-    def losses(self, network: FaceNetwork, seen: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, seen: dict[str, Tensor], batch: Batch, epoch: int) -> dict[str, Tensor]:
         """The weighted losses of a step: `au_cues`, and `segmentation` where it is wanted.
 
         Args:
@@ -328,13 +327,13 @@ class AuCues(nn.Module):
                 for name in self.layers
             ]
             found["au_cues"] = options.weight * torch.stack(losses).mean()
-        if network.regions is not None:
-            logits = network.regions(seen[LAST][: len(batch)])[:, 0].float()
+        if (regions := views(network)[0].face.regions) is not None:
+            logits = regions(seen[LAST][: len(batch)])[:, 0].float()
             found["segmentation"] = options.segmentation * segmentation_loss(logits, brightest(heatmaps))
         return found
 
     @torch.no_grad()
-    def figures(self, network: FaceNetwork, seen: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def figures(self, network: nn.Module, seen: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Figures of every face (B,), NaN for one without a map.
 
         Returns:
@@ -345,9 +344,9 @@ class AuCues(nn.Module):
         if self.options.weight:
             cosines = [attention_cosine(seen[name][: len(batch)].float().mean(1), heatmaps) for name in self.layers]
             found["att_cos"] = torch.stack(cosines).mean(0)
-        if network.regions is not None:
+        if (regions := views(network)[0].face.regions) is not None:
             wanted = brightest(heatmaps).flatten(1)
-            drawn = (resized(network.regions(seen[LAST])[:, 0].float(), heatmaps.shape[1:]) > 0).flatten(1).float()
+            drawn = (resized(regions(seen[LAST])[:, 0].float(), heatmaps.shape[1:]) > 0).flatten(1).float()
             common, total = (wanted * drawn).sum(1), (wanted + drawn).sum(1)
             found["region_dice"] = 2 * common / total
             found["region_iou"] = common / (total - common)

@@ -51,6 +51,9 @@ class Method(LightningModule):
     learns: ClassVar[Learns] = "labels"
     """Which rows it is trained and validated on: those with a label, with an expression, or that name their subject."""
 
+    windows: ClassVar[bool] = False
+    """Whether it can train a network that sees windows of a video."""
+
     @classmethod
     def facts(cls, options: Any, data: DataModule) -> dict[str, Any]:
         """What it must know of the training data: further arguments of its constructor."""
@@ -112,7 +115,7 @@ class Method(LightningModule):
             return self.loss(batch)
         with self.au_cues.watching(self.network) as seen:
             terms = self.loss(batch)
-        return terms | self.au_cues.losses(self.network, seen, batch, self.current_epoch)  # type: ignore[arg-type]
+        return terms | self.au_cues.losses(self.network, seen, batch, self.current_epoch)
 
     def normalised(self, batch: Batch) -> Batch:
         """The batch with images as the network takes them."""
@@ -153,7 +156,7 @@ class Method(LightningModule):
         """`predict`, keeping how well attention and heat maps agree."""
         with cues.watching(self.network) as seen:
             prediction = self.predict(batch)
-        figures = cues.figures(self.network, seen, batch)  # type: ignore[arg-type]
+        figures = cues.figures(self.network, seen, batch)
         self._figures.append({name: values.cpu() for name, values in figures.items()})
         return prediction
 

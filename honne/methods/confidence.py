@@ -5,11 +5,20 @@ Source: She et al., "Dive into Ambiguity", CVPR 2021, section 3.3.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from honne.data.manifest import replacing
+from honne.errors import HonneError
+from honne.networks.checkpoints import plain_tensors
+
+CONFIDENCE = "confidence.safetensors"
+"""In RUN, beside RUN/model, of methods that keep nothing else: for `honne audit`."""
 
 
 def class_similarity(features: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -47,3 +56,24 @@ class Confidence(nn.Module):
         label = F.one_hot(labels, similarity.shape[1])
         label = label * similarity if self.kind == "own" else label
         return self.layers(torch.cat([similarity, label], 1)).sigmoid()[:, 0]
+
+
+def store_confidence(confidence: Confidence, file: Path) -> None:
+    """Write what `load_confidence` reads."""
+    with replacing(file) as path:
+        save_file({name: value.detach().cpu().contiguous() for name, value in confidence.state_dict().items()}, path)
+
+
+def load_confidence(file: Path) -> Confidence:
+    """The confidence that training left beside a model.
+
+    Raises:
+        HonneError: the file holds something else.
+    """
+    entries = plain_tensors(file)
+    try:
+        confidence = Confidence(len(entries["layers.0.weight"]))
+        confidence.load_state_dict(entries)
+    except (KeyError, RuntimeError) as error:
+        raise HonneError(f"{file}: not the confidence of a run.", "Keep it beside the model it came with.") from error
+    return confidence.eval().requires_grad_(False)

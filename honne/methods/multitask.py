@@ -28,12 +28,13 @@ from torch.nn import functional as F
 from honne.batch import NOT_LABELLED, Batch, Labels, Prediction
 from honne.data.loading import DataModule
 from honne.errors import HonneError, WrongCall
-from honne.losses import action_unit_loss, binary_focal_loss, concordance, expression_loss
+from honne.losses import action_unit_loss, binary_focal_loss, expression_loss
 from honne.methods.base import Method
-from honne.methods.confidence import Confidence, class_similarity
+from honne.methods.confidence import CONFIDENCE, Confidence, class_similarity, store_confidence
+from honne.methods.multitask_losses import affect_loss, distillation, expression_focal_loss
 from honne.methods.processes import mean_over_processes
 from honne.methods.stages import Stage
-from honne.networks.affect_bins import bin_index
+from honne.networks.clips import ClipNetwork
 from honne.networks.stored import Stored
 
 
@@ -93,6 +94,10 @@ class MultitaskOptions:
             raise WrongCall(f"multitask.teacher_weight is {self.teacher_weight}.", "It is a share: 0 to 1.")
         if self.students < 0 or self.generations < 1:
             raise WrongCall("multitask.students and multitask.generations count models.", "Give 0 or more, 1 or more.")
+        if not self.students and self.teacher is not None:
+            raise WrongCall(
+                "multitask.students is 0 and a teacher is given: nothing to train.", "Leave one of the two out."
+            )
         if self.stage == "student" and self.teacher is None:
             raise WrongCall("multitask.stage student needs a teacher.", "Leave the option out: runs set it themselves.")
 
@@ -106,116 +111,6 @@ class MultitaskOptions:
         }
 
 
-# --- losses ------------------------------------------------------------------------------------------------------
-
-
-def affect_loss(
-    values: Tensor, bins: Tensor | None, target: Tensor, kind: str = "ccc_ce", concordance_weight: float = 1.0
-) -> Tensor:
-    """(2,) losses of valence and of arousal over the labelled rows; 0 where there is none.
-
-    Args:
-        values: (B, 2) in [-1, 1].
-        bins: (B, 2, K) logits, of which `values` is the expectation; `None` for networks without bins.
-        target: (B, 2) in [-1, 1], NaN where not labelled.
-        kind: see `MultitaskOptions.valence_arousal_loss`.
-        concordance_weight: of 1 - CCC; it counts from two rows on that are not all the same.
-    """
-    known, agreement = ~target.isnan(), concordance(values, target, correction=1)
-    measurable = (known.sum(0) > 1) & (_spread(values, known) + _spread(target, known) > 0)
-    disagreement = concordance_weight * torch.where(measurable, 1 - agreement, 0.0)
-    if kind == "ccc":
-        return disagreement
-    if bins is None:
-        error = torch.where(known, values - target.nan_to_num(0.0), 0.0).square()
-        return disagreement + error.sum(0) / known.sum(0).clamp_min(1)
-    classes = bin_index(target, bins.shape[2])
-    if kind == "ccc_focal":
-        each = torch.stack(
-            [expression_focal_loss(bins[:, i], _one_hot(classes[:, i], bins.shape[2])) for i in range(2)]
-        )
-        return disagreement + each
-    entropy = F.cross_entropy(bins.flatten(0, 1), classes.flatten(), reduction="none", ignore_index=NOT_LABELLED)
-    return disagreement + entropy.view_as(target).sum(0) / known.sum(0).clamp_min(1)
-
-
-def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """(B, ...) Kullback-Leibler divergence of softened probabilities over the last dimension, teacher || student."""
-    goal = (teacher / temperature).softmax(-1)
-    return F.kl_div((student / temperature).log_softmax(-1), goal, reduction="none").sum(-1)
-
-
-def distillation(
-    student: Prediction, teacher: Prediction, labels: Labels, temperature: float = 1.5, teacher_weight: float = 0.4
-) -> dict[str, Tensor]:
-    """H: divergence from the teacher for every task, the mean over all rows.
-
-    Args:
-        student: of B rows.
-        teacher: of the same, without gradient.
-        labels: where there is one, the row counts `teacher_weight`, else 1.
-        temperature: of softmax probabilities; those of action units are not softened.
-        teacher_weight: share of the teacher where there is a label.
-
-    Returns:
-        Scalars by task: expression, action_units, valence, arousal.
-    """
-    terms: dict[str, Tensor] = {}
-    if student.expression is not None and teacher.expression is not None:
-        rows = divergence(student.expression, teacher.expression, temperature)
-        terms["expression"] = (rows * _share(_has_expression(labels, rows), teacher_weight)).mean()
-    if student.action_units is not None and teacher.action_units is not None:
-        goal = teacher.action_units.sigmoid()
-        entries = F.binary_cross_entropy_with_logits(student.action_units, goal, reduction="none")
-        terms["action_units"] = (entries * _share(_known(labels.action_units, entries), teacher_weight)).mean()
-    if student.valence_arousal is not None and teacher.valence_arousal is not None:
-        if student.valence_arousal_bins is not None and teacher.valence_arousal_bins is not None:
-            entries = divergence(student.valence_arousal_bins, teacher.valence_arousal_bins, temperature)
-        else:
-            entries = (student.valence_arousal - teacher.valence_arousal).square()
-        each = (entries * _share(_known(labels.valence_arousal, entries), teacher_weight)).mean(0)
-        terms |= {"valence": each[0], "arousal": each[1]}
-    return terms
-
-
-def expression_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Focal loss of every class against the rest, (B, C) logits and (B, C) targets, rows of NaN do not count."""
-    present = logits.log_softmax(-1)
-    absent = torch.log1p(-present.exp().clamp(max=1 - 1e-6))
-    return binary_focal_loss(present, absent, target)
-
-
-def _one_hot(classes: Tensor, count: int) -> Tensor:
-    """(B, count) float, rows of NaN where not labelled."""
-    known = classes != NOT_LABELLED
-    return F.one_hot(classes.clamp_min(0), count).float().masked_fill(~known[:, None], torch.nan)
-
-
-def _spread(values: Tensor, known: Tensor) -> Tensor:
-    """(K,) largest minus smallest labelled value of each column."""
-    values = values.detach()
-    largest = values.masked_fill(~known, -torch.inf).amax(0)
-    return (largest - values.masked_fill(~known, torch.inf).amin(0)).clamp_min(0)
-
-
-def _share(known: Tensor, weight: float) -> Tensor:
-    return torch.where(known, weight, 1.0)
-
-
-def _known(values: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like, dtype=torch.bool) if values is None else ~values.isnan()
-
-
-def _has_expression(labels: Labels, like: Tensor) -> Tensor:
-    known = torch.zeros_like(like, dtype=torch.bool)
-    if labels.expression is not None:
-        known = labels.expression != NOT_LABELLED
-    return known if labels.distribution is None else known | ~labels.distribution.isnan().any(1)
-
-
-# --- the method --------------------------------------------------------------------------------------------------
-
-
 class Multitask(Method):
     """Teacher and students from incomplete labels; see the module's text.
 
@@ -227,6 +122,7 @@ class Multitask(Method):
     """
 
     Options = MultitaskOptions
+    windows = True
     automatic_optimization = False
 
     @classmethod
@@ -250,6 +146,7 @@ class Multitask(Method):
                     "multitask.stage": "student",
                     "trainer.epochs": options.student_epochs,
                     "trainer.seed": seed + 1 + place,
+                    "data.label_noise_seed": seed,
                 }
                 found.append(Stage(f"student_{place}", changes, group, ("multitask.teacher", taught)))
             taught = group
@@ -267,6 +164,8 @@ class Multitask(Method):
             scale = [part.flatten().tolist() for part in (self.normalise.mean, self.normalise.std)]
             stored.require_input(*scale)
             self.teacher.append(stored.network())  # its temperature is not applied
+            if isinstance(self.network, ClipNetwork) and self.network.frozen == "whole":
+                _require_frames(self.teacher[0], self.network, options.teacher)
         self.confidence = Confidence(len(self.schema.expressions)) if options.uncertainty == "pairwise" else None
         if self.confidence is not None and not self.schema.expressions:
             raise WrongCall("multitask.uncertainty is of expressions, which these data do not have.", "Leave it out.")
@@ -278,11 +177,12 @@ class Multitask(Method):
 
     def on_fit_start(self) -> None:
         for teacher in self.teacher:
-            teacher.to(self.device)
+            teacher.to(self.device).to(memory_format=self.normalise.format)  # type: ignore[call-overload]
 
     def training_step(self, batch: Batch, step: int) -> None:  # type: ignore[override]
         chosen = cast(Any, self.optimizers())
         learned = [entry for group in chosen.param_groups for entry in group["params"]]
+        chosen.zero_grad()  # frees the last step's gradients while activations take their room
         shares = [self.prepared(part) for part in batch.parts(self.parts)]
         weights = self._part_weights(shares)
         figures: dict[str, Tensor] = {}
@@ -380,6 +280,11 @@ class Multitask(Method):
             terms |= {"valence": each[0], "arousal": each[1]}
         return terms
 
+    def finish(self, run: Path) -> None:
+        """`confidence.safetensors`, where there is one, for `honne audit`."""
+        if self.confidence is not None:
+            store_confidence(self.confidence, run / CONFIDENCE)
+
     def _tempered(self, logits: Tensor, prediction: Prediction, labels: Labels) -> tuple[Tensor, Tensor]:
         """Logits times the confidence of the faces that have an expression label, and the price of doubting them."""
         assert self.confidence is not None
@@ -390,7 +295,7 @@ class Multitask(Method):
         classes, own = logits.shape[1], labels.expression[known]
         found = self.confidence(class_similarity(prediction.features[known], own, classes), own)
         score[known] = found
-        return logits * score[:, None], PRIOR * -found.log().mean()
+        return logits * score[:, None], PRIOR * -found.log().sum() / max(len(found), 1)
 
 
 TASKS = ("expression", "action_units", "valence_arousal")
@@ -414,6 +319,20 @@ def _tasks(labels: Labels) -> set[str]:
     if labels.distribution is not None:
         found["expression"] |= not bool(labels.distribution.isnan().all())
     return {task for task, some in found.items() if some}
+
+
+def _require_frames(teacher: nn.Module, student: ClipNetwork, folder: Path) -> None:
+    """Refuse a teacher that cannot be told the features that frozen frames give the student.
+
+    Raises:
+        HonneError: it has no network of frames, or another one.
+    """
+    hint = "Give a teacher that was trained with the same --model.frames, or leave it out."
+    if not isinstance(frames := getattr(teacher, "frames", None), nn.Module) or student.frames is None:
+        raise HonneError(f"the teacher {folder} looks at images, and the students at features of frames.", hint)
+    one, other = frames.state_dict(), student.frames.state_dict()
+    if one.keys() != other.keys() or not all(torch.equal(value, other[name]) for name, value in one.items()):
+        raise HonneError(f"the teacher {folder} looks at frames with another network than the students.", hint)
 
 
 def _single(prediction: Prediction) -> Prediction:

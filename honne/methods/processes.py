@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch import distributed as processes
 
@@ -33,6 +34,17 @@ def mean_over_processes(tensors: Sequence[Tensor]) -> None:
     flat /= processes.get_world_size()
     for each, mean in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
         each.copy_(mean.view_as(each))
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a run, which looks after its folder, or the only one."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def wait_for_all() -> None:
+    """Go on when all processes are here; at once where there is only one."""
+    if processes.is_available() and processes.is_initialized():
+        processes.barrier()
 
 
 class _Gathered(torch.autograd.Function):

@@ -6,6 +6,7 @@ Source: Deng, Chen, Shi, "Multitask Emotion Recognition with Incomplete Labels",
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from honne.labels import LabelSchema
 from honne.networks.affect_bins import BinValues, affect
 from honne.networks.affect_bins import bin_values as values_of_bins
 from honne.networks.face import FaceNetwork, task_outputs
+from honne.networks.layers import View
 
 
 class Recurrent(nn.Module):
@@ -41,10 +43,13 @@ class Recurrent(nn.Module):
             windows: each with its frames first and its padding last.
             lengths: (W,) frames of each, on the CPU; the rest is padding, never seen. None = all are full.
         """
-        if lengths is None or bool((lengths == windows.shape[1]).all()):
-            return self.gru(windows)[0].relu()
-        packed = pack_padded_sequence(windows, lengths, batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.gru(packed)[0], True, total_length=windows.shape[1])[0].relu()
+        # cuDNN's GRU has no backward pass in evaluation mode, which class activation maps need
+        mapped = windows.requires_grad and not self.training
+        with torch.backends.cudnn.flags(enabled=False) if mapped else nullcontext():
+            if lengths is None or bool((lengths == windows.shape[1]).all()):
+                return self.gru(windows)[0].relu()
+            packed = pack_padded_sequence(windows, lengths, batch_first=True, enforce_sorted=False)
+            return pad_packed_sequence(self.gru(packed)[0], True, total_length=windows.shape[1])[0].relu()
 
     def forward(self, windows: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Outputs (W, N, C); arguments as of `features`."""
@@ -61,9 +66,9 @@ class ClipNetwork(nn.Module):
         length: frames in a window.
         hidden: width of the GRUs, per direction.
         valence_arousal_bins, bin_values: as of `FaceNetwork`.
-        frozen: `yes`: the network of frames has no gradient, and its BatchNorm and dropout work as in evaluation, in
+        frozen: `whole`: the network of frames has no gradient, and its BatchNorm and dropout work as in evaluation, in
             training too; `weights`: no gradient, but BatchNorm and dropout as in training, as the released code does;
-            `no`: trained along.
+            `none`: trained along.
 
     Attributes:
         length: as given.
@@ -81,7 +86,7 @@ class ClipNetwork(nn.Module):
         hidden: int = 64,
         valence_arousal_bins: int = 0,
         bin_values: BinValues = "ends",
-        frozen: Literal["no", "yes", "weights"] = "yes",
+        frozen: Literal["whole", "weights", "none"] = "whole",
     ) -> None:
         super().__init__()
         network = frames if isinstance(frames, FaceNetwork) else FaceNetwork(schema, **frames)
@@ -95,21 +100,24 @@ class ClipNetwork(nn.Module):
         self.recurrent: Any = nn.ModuleDict(
             {task: Recurrent(part.stop - part.start, hidden, outputs[task]) for task, part in self.parts.items()}
         )
-        if frozen != "no":
+        if frozen != "none":
             network.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipNetwork:
         """As every module's, but for frozen frames."""
         super().train(mode)
-        if self.frozen == "yes" and self.frames is not None:
+        if self.frozen == "whole" and self.frames is not None:
             self.frames.eval()
         return self
 
     def features(self, images: Tensor) -> Tensor:
         """(B, F) what the GRUs take of normalised images (B, 3, H, W)."""
         assert self.frames is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen == "no"):
-            return self.frames.task_features(images)
+        return self.frames.task_features(images)
+
+    def views(self) -> list[View]:
+        """One: the network of frames; a face alone is a clip of one frame."""
+        return [View(self.frames, self)]
 
     def over_time(self, features: Tensor, clips: Tensor | None = None) -> Prediction:
         """Predictions for R frames, from the windows that they stand in.

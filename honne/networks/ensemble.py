@@ -19,6 +19,7 @@ from honne.labels import LabelSchema
 from honne.networks.affect_bins import expectation
 from honne.networks.clips import ClipNetwork, require_features
 from honne.networks.face import FaceNetwork
+from honne.networks.layers import View, views
 
 MEMBERS: dict[str, type[nn.Module]] = {"face": FaceNetwork, "clips": ClipNetwork}
 """Kinds of network that an ensemble can have."""
@@ -135,6 +136,12 @@ class Ensemble(nn.Module):
         if self.frames is not None:
             return self.frames.task_features(images)
         return torch.cat([member.features(images) for member in self._temporal()], 1)
+
+    def views(self) -> list[View]:
+        """One for each member, but only one where they share the network of frames."""
+        if self.frames is not None:
+            return [View(self.frames, self)]
+        return [view for member in self.members for view in views(member)]
 
     def over_time(self, features: Tensor, clips: Tensor | None = None) -> Prediction:
         """As `ClipNetwork.over_time`, of `features` of the ensemble."""

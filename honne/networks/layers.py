@@ -9,13 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from honne.errors import WrongCall
 
 LAST = "last"
+
+
+class View(NamedTuple):
+    """How a network looks at faces.
+
+    Attributes:
+        face: a network with a timm `backbone` and a `last_map`, as `FaceNetwork`, whose layers can be watched.
+        answers: what answers by it: that itself, or a network around it.
+    """
+
+    face: Any
+    answers: nn.Module
+
+
+def views(network: Any) -> list[View]:
+    """Every way in which a network looks at a face: of an ensemble one for each member, of most networks one."""
+    own: list[View] = network.views() if hasattr(network, "views") else [View(network, network)]
+    return own
 
 
 def parse_layers(text: str) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def tensor(golden: Arrays, name: str) -> Tensor:
 def test_teacher_loss(golden: Arrays) -> None:
     logits = [tensor(golden, f"logits_{name.lower()}") for name in TASKS]
     silent: list[Tensor | None] = [None, None, None]
-    outputs = [spoken(*(silent[:t] + [logits[t]] + silent[t + 1 :])) for t in range(3)]
+    outputs = [spoken(*silent[:t], logits[t], *silent[t + 1 :]) for t in range(3)]
     made = method(golden, outputs)
     loss, terms = total(made, golden)
     assert loss.item() == pytest.approx(float(golden["teacher_total"]), rel=1e-5)
@@ -115,8 +115,8 @@ def test_parts_of_the_affect_loss(golden: Arrays) -> None:
     agreement = affect_loss(affect.valence_arousal, affect.valence_arousal_bins, target, "ccc")
     both = affect_loss(affect.valence_arousal, affect.valence_arousal_bins, target)
     for place, name in enumerate(("valence", "arousal")):
-        assert float(agreement[place]) == pytest.approx(float(golden[f"ccc_loss_{name}"]), rel=1e-5)
-        assert float(both[place] - agreement[place]) == pytest.approx(float(golden[f"bin_ce_{name}"]), rel=1e-5)
+        assert agreement[place].item() == pytest.approx(float(golden[f"ccc_loss_{name}"]), rel=1e-5)
+        assert (both[place] - agreement[place]).item() == pytest.approx(float(golden[f"bin_ce_{name}"]), rel=1e-5)
     count = len(golden["bin_values"])
     np.testing.assert_allclose(bin_edges(count), golden["bin_edges"], atol=1e-12)
     np.testing.assert_allclose(bin_values(count), golden["bin_values"], atol=1e-12)
@@ -178,6 +178,6 @@ def test_distillation_of_each_part(golden: Arrays) -> None:
 def test_supervised_loss_of_a_student(golden: Arrays) -> None:
     logits = [tensor(golden, f"student_{name}_{t}") for t, name in enumerate(TASKS)]
     silent: list[Tensor | None] = [None, None, None]
-    outputs = [spoken(*(silent[:t] + [logits[t]] + silent[t + 1 :])) for t in range(3)]
+    outputs = [spoken(*silent[:t], logits[t], *silent[t + 1 :]) for t in range(3)]
     loss, _ = total(method(golden, outputs), golden)
     assert loss.item() == pytest.approx(float(golden["logged_teacherloss_loss"]), rel=1e-5)
