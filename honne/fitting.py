@@ -17,7 +17,7 @@ from honne.labels import LabelSchema
 from honne.methods.base import gather
 from honne.thresholds import search_thresholds
 
-Search = Literal["break_even", "f1", "half"]
+Search = Literal["f1", "break_even", "half"]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Fitted:
 
 @torch.inference_mode()
 def fit(
-    predict: Callable[[Batch], Prediction], schema: LabelSchema, data: DataModule, search: Search = "break_even"
+    predict: Callable[[Batch], Prediction], schema: LabelSchema, data: DataModule, search: Search = "f1"
 ) -> Fitted:
     """Fit what can be fitted to the rows of the validation split.
 

@@ -56,8 +56,8 @@ class ModelOptions:
             are hidden; else they are strengthened (ADL). 0 = off, 0.4 as published.
         mean: of the input per channel, of images in [0, 1].
         std: of the input per channel, of images in [0, 1].
-        thresholds: of action units, searched on validation: break_even, where precision and recall are nearest to each
-            other (published); f1, where F1 is largest; or half, 0.5 for all.
+        thresholds: of action units, searched on validation: f1, where F1 is largest; break_even, where precision and
+            recall are nearest to each other (published); or half, 0.5 for all.
         explanation: class activation map that explains the model unless told otherwise: layercam, gradcam, cam,
             class_map (of a head that has one), tscam and the others of `honne explain`.
         half: store the trained weights in half precision.
@@ -82,7 +82,7 @@ class ModelOptions:
     frozen: Literal["whole", "weights", "none"] = "whole"
     large_maps: bool = False
     attention_dropout: float = 0.0
-    thresholds: Literal["break_even", "f1", "half"] = "break_even"
+    thresholds: Literal["f1", "break_even", "half"] = "f1"
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     explanation: str = "layercam"

@@ -19,6 +19,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from honne.card import write_card
 from honne.console import say, table
 from honne.data.label_counts import label_counts
@@ -32,6 +34,7 @@ from honne.methods.processes import is_first, wait_for_all
 from honne.methods.stages import Stage
 from honne.models import Model, device, load
 from honne.networks.ensemble import Ensemble, joined
+from honne.networks.stored import Stored
 from honne.recipe import Recipe
 from honne.runs import begin, finished
 
@@ -105,7 +108,10 @@ def report_labels(data: DataModule, out: Path) -> None:
 
 
 def _together(recipe: Recipe, trained: Sequence[Path], folder: Path, data: DataModule) -> None:
-    """The ensemble of some models as one model, fitted and measured; of one model its copy under the run's name."""
+    """The ensemble of some models as one model, fitted and measured; of one model its copy under the run's name.
+
+    Its thresholds are the means of the members', as published, which vary less than those of one more search.
+    """
     members = [load(path) for path in trained]
     first, name = members[0].config, recipe.model.name or folder.parent.name
     config = replace(first, name=name, training=first.training | {"members": [each.name for each in members]})
@@ -123,7 +129,9 @@ def _together(recipe: Recipe, trained: Sequence[Path], folder: Path, data: DataM
         config = replace(config, network={"kind": "ensemble", "options": options})
         model = Model(replace(config, temperature=1.0), network)
         model.to("cpu" if recipe.trainer.accelerator == "cpu" else device())
-        fitted = fit(model.forward_batch, model.schema, data, recipe.model.thresholds)
+        fitted = fit(model.forward_batch, model.schema, data, "half")
+        thresholds = np.mean([[each.thresholds[unit] for unit in model.schema.action_units] for each in members], 0)
+        fitted.thresholds = dict(zip(model.schema.action_units, thresholds.round(6).tolist(), strict=True))
         network.to("cpu")
         config = replace(config, temperature=fitted.temperature, thresholds=fitted.thresholds)
     Model(config, network).save(folder, metrics={}, card="", half=recipe.model.half)
@@ -167,7 +175,8 @@ def _figures(models: Sequence[Path], out: Path) -> None:
     """RUN/figures.csv, and its gist on the screen."""
     lines, gist = [], []
     for folder in models:
-        name = folder.parent.name if folder.parent != out else "ensemble" if len(models) > 2 else "model"
+        several = Stored.of(folder, "RUN/model").kind == "ensemble"
+        name = folder.parent.name if folder.parent != out else "ensemble" if several else "model"
         cells: dict[tuple[str, str], str] = {}
         for each in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["evaluations"]:
             data, seed, split = each["data"]["name"], each["seed"], each["split"]

@@ -179,6 +179,8 @@ def _ctrl_c() -> Iterator[None]:
 
 def open_module(recipe: Recipe) -> DataModule:
     """The data of a recipe."""
+    if recipe.model.window and not method(recipe.method).windows:
+        raise WrongCall(f"method {recipe.method} takes single faces, not windows.", "Leave out --model.window.")
     sets = open_data(recipe.data.folders, recipe.data.labels)
     crops = {Alignment.from_dict(each.schema.alignment).kind: each.root for each in sets}
     if len(crops) > 1:
@@ -238,8 +240,6 @@ def _place(recipe: Recipe) -> torch.device:
 def _network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
     """Kind and options of the network."""
     chosen, model = method(recipe.method), recipe.model
-    if model.window and not chosen.windows:
-        raise WrongCall(f"method {recipe.method} takes single faces, not windows.", "Leave out --model.window.")
     frames = chosen.network_options(recipe.options, _frame_options(recipe), data)
     if not model.window:
         if model.frames is not None:
