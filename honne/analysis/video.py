@@ -304,12 +304,14 @@ class _Canvas:
         u = self.unit
         self.draw.text((x, y + 37 * u), "AU", FAINT, self.tiny, anchor="lm")
         left, step, foot = x + 20 * u, (width - 20 * u) / len(units), round(y + 29 * u)
+        fits = min(1.0, 0.85 * step / self.draw.textlength("26", self.tiny))
+        font = self.tiny if fits == 1 else ImageFont.load_default(10.5 * u * fits)
         for number, (unit, share, on) in enumerate(units):
             middle, half = left + step * (number + 0.5), min(step * 0.3, 6 * u)
             sides = round(middle - half), round(middle + half)
             self.draw.rectangle((sides[0], round(y + 3 * u), sides[1], foot), (255, 255, 255, 30))
             self.draw.rectangle((sides[0], round(foot - 26 * u * share), sides[1], foot), colour if on else GREY)
-            self.draw.text((middle, y + 37 * u), f"{unit}", INK if on else GREY, self.tiny, anchor="mm")
+            self.draw.text((middle, y + 37 * u), f"{unit}", INK if on else GREY, font, anchor="mm")
 
     def _affect(self, affect: tuple[float, float], trail: Trail, x: float, y: float, width: float, colour: str) -> None:
         """Valence across and arousal upwards: a dot, and where it came from."""
