@@ -29,9 +29,7 @@ class Fitted:
 
 
 @torch.inference_mode()
-def fit(
-    predict: Callable[[Batch], Prediction], schema: LabelSchema, data: DataModule, search: Search = "f1"
-) -> Fitted:
+def fit(predict: Callable[[Batch], Prediction], schema: LabelSchema, data: DataModule, search: Search = "f1") -> Fitted:
     """Fit what can be fitted to the rows of the validation split.
 
     Args:
