@@ -177,12 +177,15 @@ PAIRS = {
         ("teacher", "one task each"),
         ("students, mean", "one task each"),
         ("students, mean", "teacher"),
+        ("ensemble", "students, mean"),
         ("ensemble", "best student"),
     ),
     "films": (
         ("windows: students, mean", "frames: students, mean"),
         ("windows: student 0", "frames: student 0"),
         ("windows: ensemble", "frames: ensemble"),
+        ("frames: ensemble", "frames: students, mean"),
+        ("windows: ensemble", "windows: students, mean"),
     ),
 }
 
