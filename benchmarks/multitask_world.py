@@ -232,21 +232,21 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
         "films": ("frames: students, mean", "frames: ensemble", "windows: students, mean", "windows: ensemble"),
     }
     names = {"macro_f1": "expression, macro-F1", "au_f1": "action units, F1", "ccc": "valence and arousal, CCC"}
-    colours = ("#9aa5b1", "#d9822b", "#2457a7", "#00796b")
-    figure = Figure((11.5, 5.6), layout="constrained")
+    colours = ("#6b7683", "#d9822b", "#2457a7", "#00796b")
+    figure = Figure((11.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3, sharex="row")
     for line, (kind, models) in zip(axes, shown_of.items(), strict=True):
         for axis, (measure, title) in zip(line, names.items(), strict=True):
             for place, (model, colour) in enumerate(zip(models, colours, strict=True)):
                 entry = found[kind]["figures"][model][measure]
-                error = [[entry["value"] - entry["low"]], [entry["high"] - entry["value"]]]
-                axis.barh(place, entry["value"], 0.66, color=colour, xerr=error, error_kw={"lw": 1.1, "ecolor": "#333"})
-                axis.text(0.015, place, f"{entry['value']:.3f}", va="center", fontsize=8.5, color="white")
-            axis.set(xlim=(0, 1), yticks=range(len(models)), ylim=(len(models) - 0.45, -0.55))
+                axis.plot([entry["low"], entry["high"]], [place, place], color=colour, linewidth=2.4)
+                axis.plot(entry["value"], place, "o", color=colour, markersize=7)
+            axis.set(yticks=range(len(models)), ylim=(len(models) - 0.4, -0.6))
             axis.set_yticklabels(models if measure == "macro_f1" else [], fontsize=9)
             axis.set_title(f"{kind}: {title}", loc="left", fontsize=10)
             axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(axis="x", alpha=0.3, linewidth=0.6)
     with replacing(path) as aside:
         figure.savefig(aside, dpi=110, format="png")
 
