@@ -47,7 +47,7 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
         "| | |",
         "|---|---|",
         f"| method | {config.method} |",
-        f"| network | {config.network['options'].get('backbone', config.network['kind'])}, {parameters:,} parameters |",
+        f"| network | {config.network_name}, {parameters:,} parameters |",
         f"| expressions | {', '.join(config.labels.expressions) or 'none'} |",
         f"| action units | {', '.join(f'AU{unit}' for unit in config.labels.action_units) or 'none'} |",
         f"| valence and arousal | {'yes' if config.labels.valence_arousal else 'no'} |",

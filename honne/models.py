@@ -90,6 +90,16 @@ class ModelConfig:
         """The inverse of `to_dict`."""
         return cls(**values | {"labels": LabelSchema.from_dict(values["labels"])})
 
+    @property
+    def network_name(self) -> str:
+        """What kind of network it is, for people: "resnet18", "3 x resnet18 over windows of 32 frames"."""
+        options, words, windows = self.network["options"], "", ""
+        while "backbone" not in options and ("options" in options or "frames" in options):
+            words += f"{options['members']} x " if "members" in options else ""
+            windows = f" over windows of {options['length']} frames" if "length" in options else windows
+            options = options["options"] if "options" in options else options["frames"]
+        return f"{words}{options.get('backbone', self.network['kind'])}{windows}"
+
     def sha256(self) -> str:
         """Digest that does not depend on how the YAML is laid out."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

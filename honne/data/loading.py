@@ -196,7 +196,9 @@ def window_rows(data: Sequence[PreparedData], rows: np.ndarray, length: int, str
         ignore_index=True,
     ).loc[rows]
     if frames["video"].isna().all():
-        raise WrongCall(f"{data[0].root}: windows need videos, and no row says which it is of.", "Leave windows out.")
+        raise WrongCall(
+            f"{data[0].root}: windows need videos, and no row says which it is of.", "Leave --model.window out."
+        )
     videos = frames.groupby(["part", "video"], sort=False).ngroup().to_numpy()  # -1 where null
     order = np.lexsort((frames["time"].to_numpy(), videos))
     table = windows(videos[order], length, stride)

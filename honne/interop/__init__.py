@@ -98,15 +98,7 @@ def _module(system: str) -> ModuleType:
 
 def _summary(model: Model) -> str:
     classes = ", ".join(model.schema.expressions) or "none: a backbone to train from"
-    return f"{model.config.training['imported']}, {_backbone(model)}. Classes: {classes}"
-
-
-def _backbone(model: Model) -> str:
-    """Its name, wherever the network keeps it."""
-    options = model.config.network["options"]
-    while "backbone" not in options:
-        options = options["options"] if "options" in options else options["frames"]
-    return str(options["backbone"])
+    return f"{model.config.training['imported']}, {model.config.network_name}. Classes: {classes}"
 
 
 def _card(model: Model) -> str:
@@ -114,7 +106,7 @@ def _card(model: Model) -> str:
     facts: dict[str, Any] = {
         "imported from": config.training["imported"],
         "method": config.method,
-        "network": _backbone(model),
+        "network": model.config.network_name,
         "expressions": ", ".join(config.labels.expressions) or "none: a backbone to train from",
         "input": f"{model.alignment.size} px, alignment `{model.alignment.kind}`",
         "licence of the weights": config.licence["weights"],
