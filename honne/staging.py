@@ -81,6 +81,8 @@ def run_stages(
             named = {"model.name": f"{recipe.model.name or out.name}, {stage.name.replace('_', ' ')}"}
             say(f"[bold]{stage.name.replace('_', ' ')}[/] of {out}")
             trained.append(train(recipe.changed(stage.changes | taught | named), out / stage.name, out))
+        if members[0].beside:
+            trained.append(found[members[0].beside])
         last = name == groups[-1][0]
         found[name] = trained[0]
         if last or len(trained) > 1:

@@ -215,6 +215,20 @@ def test_without_students_the_teacher_is_the_model(tried: Tried, tmp_path: Path)
     assert honne.load(tmp_path / "run" / "model").config.training["epoch"] == 1  # the last one
 
 
+def test_the_teacher_may_join_the_ensemble(tried: Tried, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"multitask__students": 1, "multitask__members": "all", "trainer__epochs": 1}
+    run = tmp_path / "run"
+    train(tried, run, **options, trainer__batches=1)
+    assert honne.load(run / "model").config.network["options"]["members"] == 2
+    joined = weights(run)
+    for number, part in enumerate(("student_0", "teacher")):
+        own = {name.removeprefix(f"members.{number}."): value for name, value in joined.items()
+               if name.startswith(f"members.{number}.")}  # fmt: skip
+        assert_same_weights(own, weights(run / part))
+    with pytest.raises(WrongCall, match="takes in the teacher that is trained"):
+        train(tried, tmp_path / "other", **options, multitask__teacher=str(run / "teacher" / "model"))
+
+
 def test_generations_teach_the_next(tried: Tried, tmp_path: Path) -> None:
     given: dict[str, Any] = {"multitask__teacher": str(tried.out / "model"), "multitask__generations": 2}
     run = tmp_path / "run"

@@ -63,6 +63,7 @@ class MultitaskOptions:
             first alone; ccc_focal: with the focal loss over the bins.
         uncertainty: pairwise: the expression logits of a labelled face are tempered by how much it sides with its
             label, as in method dmue; none: they are not.
+        members: of the ensemble: students, or all, the teacher that was trained among them.
         average: what the ensemble takes the mean of.
         stage: set by the run itself: whole, teacher or student.
     """
@@ -84,6 +85,7 @@ class MultitaskOptions:
     action_unit_loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     valence_arousal_loss: Literal["ccc_ce", "ccc", "ccc_focal"] = "ccc_ce"
     uncertainty: Literal["none", "pairwise"] = "none"
+    members: Literal["students", "all"] = "students"
     average: Literal["probabilities", "logits"] = "probabilities"
     stage: Literal["whole", "teacher", "student"] = "whole"
 
@@ -97,6 +99,10 @@ class MultitaskOptions:
         if not self.students and self.teacher is not None:
             raise WrongCall(
                 "multitask.students is 0 and a teacher is given: nothing to train.", "Leave one of the two out."
+            )
+        if self.members == "all" and self.teacher is not None and self.stage == "whole":
+            raise WrongCall(
+                "multitask.members all takes in the teacher that is trained, and one is given.", "Leave one of the two."
             )
         if self.stage == "student" and self.teacher is None:
             raise WrongCall("multitask.stage student needs a teacher.", "Leave the option out: runs set it themselves.")
@@ -148,7 +154,8 @@ class Multitask(Method):
                     "trainer.seed": seed + 1 + place,
                     "data.label_noise_seed": seed,
                 }
-                found.append(Stage(f"student_{place}", changes, group, ("multitask.teacher", taught)))
+                beside = "teacher" if options.members == "all" else ""
+                found.append(Stage(f"student_{place}", changes, group, ("multitask.teacher", taught), beside))
             taught = group
         return found
 
