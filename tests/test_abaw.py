@@ -21,6 +21,8 @@ from honne.codes import ACTION_UNIT_SETS, SETS
 from honne.data.manifest import DataSchema, ImageWriter, write_manifest
 from honne.errors import HonneError, WrongCall
 from honne.evaluation import compare, evaluate, evaluating, picture
+from honne.evaluation.challenge import challenge_figures
+from honne.evaluation.scoring import Scored
 from honne.labels import LabelSchema
 from honne.models import Model, ModelConfig
 
@@ -146,6 +148,25 @@ def test_scores_of_2020_are_of_whole_rows(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text())["abaw"] == result["abaw"]
     both_ways = compare(tmp_path / "a.json", tmp_path / "a.json", replicates=20, show=False)["metrics"]
     assert both_ways["abaw_selection_score"]["difference"]["value"] == 0
+
+
+def test_units_beyond_those_of_the_edition_do_not_count() -> None:
+    random = torch.Generator().manual_seed(3)
+    units = (45, *FIRST.action_units[::-1], 26)
+    scores, labels = torch.rand(60, len(units), generator=random), torch.rand(60, len(units), generator=random).round()
+    labels[:, 0] = torch.nan  # not coded, and not asked for
+    own = [units.index(unit) for unit in FIRST.action_units]
+
+    def figures(schema: LabelSchema, columns: list[int]) -> dict[str, Tensor]:
+        given = {"units": scores[:, columns], "unit_labels": labels[:, columns]}
+        thresholds = torch.linspace(0.3, 0.7, len(units))[columns]
+        return challenge_figures(
+            Scored(schema, *[np.arange(60)] * 3, thresholds=thresholds, abaw="2020", **given), None
+        )
+
+    more = figures(LabelSchema((), units), list(range(len(units))))
+    assert more == figures(LabelSchema((), FIRST.action_units), own)
+    assert set(more) == {"abaw_au_f1", "abaw_au_accuracy", "abaw_au_score"}
 
 
 def test_later_scores_count_every_class(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def challenge_figures(rows: Scored, weight: Tensor | None) -> dict[str, Tensor]:
             found["expr_accuracy"] = metrics.accuracy(rows.probabilities, rows.expression, weight)
             found["expr_score"] = metrics.abaw_expression(rows.probabilities, rows.expression, weight)
     if "action units" not in left and rows.units is not None and rows.unit_labels is not None:
-        given = (rows.units, metrics.whole(rows.unit_labels), 0.5 if rows.thresholds is None else rows.thresholds)
+        own = _columns(rows)
+        thresholds = 0.5 if rows.thresholds is None else rows.thresholds[own]
+        given = (rows.units[:, own], metrics.whole(rows.unit_labels[:, own]), thresholds)
         found["au_f1"] = metrics.au_f1(*given, weight).nanmean(-1)
         if first:
             found["au_accuracy"] = metrics.abaw_accuracy(*given, weight)
@@ -93,7 +95,7 @@ def challenge_notes(rows: Scored) -> list[str]:
 
 def scored_rows(rows: Scored) -> dict[str, int]:
     """Rows that each task of a challenge is scored on: those whose label is whole."""
-    units = None if rows.unit_labels is None else ~rows.unit_labels.isnan().any(1)
+    units = None if rows.unit_labels is None else ~rows.unit_labels[:, _columns(rows)].isnan().any(1)
     affect = None if rows.affect_labels is None else ~rows.affect_labels.isnan().any(1)
     known = {
         "expressions": None if rows.expression is None else rows.expression != NOT_LABELLED,
@@ -103,13 +105,24 @@ def scored_rows(rows: Scored) -> dict[str, int]:
     return {task: 0 if which is None else int(which.sum()) for task, which in known.items()}
 
 
+def _columns(rows: Scored) -> list[int]:
+    """Where the edition's units are among those measured, of which there may be more."""
+    place = {unit: column for column, unit in enumerate(rows.schema.action_units)}
+    return [place[unit] for unit in official(rows.abaw).action_units if unit in place]
+
+
 def unscored(rows: Scored) -> dict[str, str]:
     """Task -> why it is not scored in the challenge; empty where all are."""
     wanted, labelled = official(rows.abaw), scored_rows(rows)
     found = {}
     for task, classes, predicted, own in (
         ("expressions", set(wanted.expressions), rows.probabilities, set(rows.schema.expressions)),
-        ("action units", set(wanted.action_units), rows.units, set(rows.schema.action_units)),
+        (
+            "action units",
+            set(wanted.action_units),
+            rows.units,
+            set(wanted.action_units) & set(rows.schema.action_units),
+        ),
         ("valence and arousal", {True}, rows.affect, {rows.schema.valence_arousal}),
     ):
         if predicted is None:
