@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from honne.batch import NOT_LABELLED, Batch, Labels, Prediction
+from honne.data.known import TASKS, Task
 from honne.data.loading import DataModule
 from honne.errors import HonneError, WrongCall
 from honne.losses import action_unit_loss, binary_focal_loss, expression_loss
@@ -216,7 +217,7 @@ class Multitask(Method):
         logged = {f"train/{name}": value for name, value in figures.items()}
         self.log_dict(logged, batch_size=len(batch), on_step=False, on_epoch=True)
 
-    def weighted(self, terms: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    def weighted(self, terms: dict[str, Tensor], weights: dict[Task, float]) -> dict[str, Tensor]:
         """Terms of a part by the weight of their tasks, without those that nothing can be learned from.
 
         What goes with the expressions (attention, confidence) counts where they do.
@@ -224,7 +225,7 @@ class Multitask(Method):
         found = {name: weights[TASK_OF.get(name, "expression")] * value for name, value in terms.items()}
         return {name: value for name, value in found.items() if value.requires_grad}
 
-    def _part_weights(self, shares: list[Batch]) -> list[dict[str, float]]:
+    def _part_weights(self, shares: list[Batch]) -> list[dict[Task, float]]:
         """Weight of each task in each part: of the teacher, the mean over the parts that have its labels.
 
         Raises:
@@ -305,8 +306,7 @@ class Multitask(Method):
         return logits * score[:, None], PRIOR * -found.log().sum() / max(len(found), 1)
 
 
-TASKS = ("expression", "action_units", "valence_arousal")
-TASK_OF = {"action_units": "action_units", "valence": "valence_arousal", "arousal": "valence_arousal"}
+TASK_OF: dict[str, Task] = {"action_units": "action_units", "valence": "valence_arousal", "arousal": "valence_arousal"}
 """Of the loss's terms; all others are the expressions'."""
 PRIOR = 0.5
 """Weight of -log s, without which doubt is free (`dmue.confidence_prior`)."""
