@@ -57,6 +57,8 @@ class Labels(_Movable):
         action_units: (B, A) float, 1 present, 0 absent, NaN not coded.
         au_intensity: (B, A) float, 0..5, NaN not coded.
         valence_arousal: (B, 2) float in [-1, 1], NaN not labelled.
+        emotions: (B, E) float, 1 present, 0 absent, NaN not labelled.
+        sentiment: (B,) float on the schema's scale, NaN not labelled.
     """
 
     expression: Tensor | None = None
@@ -64,6 +66,8 @@ class Labels(_Movable):
     action_units: Tensor | None = None
     au_intensity: Tensor | None = None
     valence_arousal: Tensor | None = None
+    emotions: Tensor | None = None
+    sentiment: Tensor | None = None
 
     def expression_target(self, classes: int) -> Tensor | None:
         """(B, C) distribution to learn: votes where known, else one-hot of the class, NaN rows where unlabelled."""
@@ -138,6 +142,9 @@ class Prediction(_Movable):
         action_units: (B, A) logits.
         valence_arousal: (B, 2) in [-1, 1].
         valence_arousal_bins: (B, 2, K) logits over K bins of [-1, 1], of networks that make the two numbers from bins.
+        emotions: (B, E, 2) logits of absence and presence of each emotion.
+        sentiment: (B,) on the schema's scale.
+        sentiment_classes: (B, K) logits of K classes of sentiment, of networks that make the number from classes.
         uncertainty: (B,) in [0, 1]; only of methods that estimate it themselves.
         features: (B, D) embedding before the heads.
         strata: (B, K, C) expression logits under the intervention on each confounder stratum.
@@ -148,6 +155,9 @@ class Prediction(_Movable):
     action_units: Tensor | None = None
     valence_arousal: Tensor | None = None
     valence_arousal_bins: Tensor | None = None
+    emotions: Tensor | None = None
+    sentiment: Tensor | None = None
+    sentiment_classes: Tensor | None = None
     uncertainty: Tensor | None = None
     features: Tensor | None = None
     strata: Tensor | None = None

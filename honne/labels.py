@@ -32,19 +32,29 @@ class LabelSchema:
         expressions: class names in output order, canonical spelling; empty when there is no expression task.
         action_units: FACS numbers in output order, e.g. (1, 2, 4, 6, 12).
         valence_arousal: whether valence and arousal, both in [-1, 1], are labelled.
+        emotions: names of emotions of which each is present or absent by itself, so that several may be (IEMOCAP).
+        sentiment: largest magnitude of the sentiment scale, negative to positive: 3 (MOSI, MOSEI), 1 (SIMS); 0 when
+            there is no such task.
     """
 
     expressions: tuple[str, ...] = ()
     action_units: tuple[int, ...] = ()
     valence_arousal: bool = False
+    emotions: tuple[str, ...] = ()
+    sentiment: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON and YAML."""
-        return {
+        values: dict[str, Any] = {
             "expressions": list(self.expressions),
             "action_units": list(self.action_units),
             "valence_arousal": self.valence_arousal,
         }
+        if self.emotions:  # as it was before there were any: hashes of models must not change
+            values["emotions"] = list(self.emotions)
+        if self.sentiment:
+            values["sentiment"] = self.sentiment
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LabelSchema:
@@ -53,6 +63,8 @@ class LabelSchema:
             tuple(values.get("expressions", ())),
             tuple(int(unit) for unit in values.get("action_units", ())),
             bool(values.get("valence_arousal", False)),
+            tuple(values.get("emotions", ())),
+            float(values.get("sentiment", 0.0)),
         )
 
     def require_same(self, other: LabelSchema, this: str = "this", that: str = "the other") -> None:
@@ -61,6 +73,8 @@ class LabelSchema:
             ("expressions", self.expressions, other.expressions),
             ("action units", self.action_units, other.action_units),
             ("valence/arousal", self.valence_arousal, other.valence_arousal),
+            ("emotions", self.emotions, other.emotions),
+            ("sentiment", self.sentiment, other.sentiment),
         ):
             if mine != theirs:
                 raise HonneError(
@@ -82,7 +96,7 @@ def union(
         action_units: FACS numbers instead; empty = no such task.
 
     Raises:
-        HonneError: a class or unit is asked for that no data set labels.
+        HonneError: a class or unit is asked for that no data set labels, or sentiment has different scales.
 
     Example:
         >>> union([LabelSchema(("neutral",)), LabelSchema((), (1, 2)), LabelSchema((), (2, 4), True)]).action_units
@@ -96,14 +110,22 @@ def union(
                 f"{kind} {missing[0]} is in none of the data sets ({', '.join(map(str, found)) or 'there are none'}).",
                 "Leave it out, or add data that have it.",
             )
+    scales = {each.sentiment for each in schemas if each.sentiment}
+    if len(scales) > 1:
+        raise HonneError(
+            f"sentiment has different scales in the data sets ({', '.join(f'{scale:g}' for scale in sorted(scales))}).",
+            "Train on data sets of one scale.",
+        )
     return LabelSchema(
         classes if expressions is None else tuple(expressions),
         units if action_units is None else tuple(action_units),
         any(each.valence_arousal for each in schemas),
+        tuple(dict.fromkeys(name for each in schemas for name in each.emotions)),
+        scales.pop() if scales else 0.0,
     )
 
 
-def _show(value: Sequence[Any] | bool) -> str:
+def _show(value: Sequence[Any] | bool | float) -> str:
     return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, tuple) else str(value).lower()
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from honne.card import write_card
 from honne.console import say, table
 from honne.data.label_counts import label_counts
+from honne.data.known import TASKS
 from honne.data.loading import DataModule
 from honne.data.manifest import PreparedData, replacing
 from honne.evaluation import evaluate
@@ -103,9 +104,13 @@ def report_labels(data: DataModule, out: Path) -> None:
     counts = label_counts(data)
     with replacing(out / "labels.json") as path:
         path.write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    heads = ("data", "split", "rows", "expression", "action units", "valence/arousal")
-    lines = [[f"{value:,}" if isinstance(value, int) else value for value in line.values()] for line in counts["data"]]
-    lines.append(["shown in an epoch", "train", *(f"{value:,}" for value in counts["epoch"].values())])
+    tasks = [task for task in TASKS if counts["epoch"][task]]
+    heads = ("data", "split", "rows", *(name.replace("_", " ") for name in tasks))
+    shown = {"data": "shown in an epoch", "split": "train"} | counts["epoch"]
+    lines = [
+        [line["data"], line["split"], *(f"{line[name]:,}" for name in ("rows", *tasks))]
+        for line in (*counts["data"], shown)
+    ]
     say(table("Labels by task", heads, lines))
 
 

@@ -238,6 +238,8 @@ class FaceData(Dataset[Batch]):
             _rows(known.action_units, rows),
             _rows(known.au_intensity, rows),
             _rows(known.valence_arousal, rows),
+            _rows(known.emotions, rows),
+            _rows(known.sentiment, rows),
         )
         if self.targets == "sampled" and known.distribution is not None:
             edges = np.cumsum(known.distribution[rows], 1)

@@ -14,8 +14,8 @@ from honne.data.manifest import PreparedData
 from honne.errors import HonneError
 from honne.labels import Conversion, LabelSchema, conversion, select_action_units
 
-Task = Literal["expression", "action_units", "valence_arousal"]
-TASKS: tuple[Task, ...] = ("expression", "action_units", "valence_arousal")
+Task = Literal["expression", "action_units", "valence_arousal", "emotions", "sentiment"]
+TASKS: tuple[Task, ...] = ("expression", "action_units", "valence_arousal", "emotions", "sentiment")
 Learns = Literal["labels", "expression", "subject"]
 """What makes a row worth learning from."""
 
@@ -36,6 +36,8 @@ class Known:
         domains: names of the strata.
         subject: (N,) index into `subjects`.
         subjects: names of the people.
+        emotions: (N, E).
+        sentiment: (N,).
     """
 
     count: int
@@ -49,13 +51,15 @@ class Known:
     domains: tuple[str, ...] = ()
     subject: np.ndarray | None = None
     subjects: tuple[str, ...] = ()
+    emotions: np.ndarray | None = None
+    sentiment: np.ndarray | None = None
 
     def labelled(self, task: Task) -> np.ndarray:
         """(N,) whether a row has a label of a task."""
         if task == "expression":
             return self.usable("expression")
-        values = self.action_units if task == "action_units" else self.valence_arousal
-        return np.zeros(self.count, bool) if values is None else ~np.isnan(values).all(1)
+        values: np.ndarray | None = getattr(self, task)
+        return np.zeros(self.count, bool) if values is None else ~np.isnan(values).reshape(self.count, -1).all(1)
 
     def usable(self, learns: Learns = "labels") -> np.ndarray:
         """(N,) whether a row has any label, or an expression, or names its subject, as `learns` says."""
@@ -63,9 +67,10 @@ class Known:
         some = np.zeros(self.count, bool) if codes is None else codes != NOT_LABELLED
         if learns != "labels":
             return some
-        for values in (self.distribution, self.action_units, self.au_intensity, self.valence_arousal):
+        numbers = (self.action_units, self.au_intensity, self.valence_arousal, self.emotions, self.sentiment)
+        for values in (self.distribution, *numbers):
             if values is not None:
-                some = some | ~np.isnan(values).all(1)
+                some = some | ~np.isnan(values).reshape(self.count, -1).all(1)
         return some
 
 
@@ -105,7 +110,22 @@ def known(
         domains=domains,
         subject=subject,
         subjects=subjects,
+        emotions=_emotions(data, schema),
+        sentiment=_column(data, "sentiment") if schema.sentiment else None,
     )
+
+
+def _emotions(data: Sequence[PreparedData], schema: LabelSchema) -> np.ndarray | None:
+    """(N, E) in the order of the schema."""
+    parts = [(part.stack("emotions"), part.schema.labels.emotions) for part in data]
+    chosen = [None if values is None or not values.size else _ordered(values, own, schema) for values, own in parts]
+    return _join(data, chosen) if schema.emotions else None
+
+
+def _ordered(values: np.ndarray, own: Sequence[str], schema: LabelSchema) -> np.ndarray:
+    """(N, E) columns named `own` in the order of the schema; NaN where there is none of the name."""
+    padded = np.column_stack([values, np.full(len(values), np.nan, np.float32)])
+    return padded[:, [own.index(name) if name in own else len(own) for name in schema.emotions]]
 
 
 def _column(data: Sequence[PreparedData], name: str) -> np.ndarray | None:

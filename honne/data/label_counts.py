@@ -15,7 +15,7 @@ def label_counts(data: DataModule) -> dict[str, Any]:
     """Labelled rows by data set, split and task, and what the first epoch shows.
 
     Returns:
-        `data`: a list of {data, split, rows, expression, action_units, valence_arousal}; `epoch`: the same of the rows
+        `data`: a list of {data, split, rows, and every task}; `epoch`: the same of the rows
         that an epoch shows, a repeated row as often as it is shown; `classes`: expression -> rows shown; `units`:
         action unit -> rows shown that have it.
     """

@@ -51,9 +51,12 @@ COLUMNS: dict[str, pa.DataType] = {
     "au": pa.list_(pa.float32()),
     "au_intensity": pa.list_(pa.float32()),
     "text": pa.string(),
+    "emotions": pa.list_(pa.float32()),
+    "sentiment": pa.float32(),
 }
 """Manifest columns and their types. `landmarks` is 68 x 2 flattened (x0, y0, x1, ...), px of the stored image. `votes`
-are counts as recorded, one per class; `target` is the distribution to learn, where the reader makes one."""
+are counts as recorded, one per class; `target` is the distribution to learn, where the reader makes one. `emotions`:
+one value per emotion of the schema, 1 present, 0 absent, NaN not labelled; `sentiment`: on the schema's scale."""
 
 
 @dataclass
@@ -70,6 +73,7 @@ class DataSchema:
         options: reader options.
         counts: rows per split.
         version: honne's version.
+        features: modality of the sequences -> how its features are made of a clip (`honne.features`), or what they are.
     """
 
     name: str
@@ -81,6 +85,7 @@ class DataSchema:
     options: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     version: str = ""
+    features: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Pretty-printed JSON."""

@@ -15,6 +15,14 @@ needs. It may also have
     def info(root: Path) -> ReaderInfo                          # where contact and licence depend on the root
     def notes(root: Path, *, option=...) -> list[str]           # what is to be said of the data beside counts
     COPIES: str                                                 # what becomes of exact copies unless told otherwise
+
+A reader of feature sequences has, in place of `alignment` (its rows have `sequences`, no image),
+
+    def modalities(root: Path, *, option=...) -> dict[str, int] # modality -> number of features
+    def features(root: Path, *, option=...) -> dict[str, Any]   # modality -> what its features are, in words
+
+and a reader of raw clips (its rows have `clip`, `text` or both) has `CLIPS = True` and neither: `honne.features` makes
+the sequences.
 """
 
 from __future__ import annotations
@@ -22,7 +30,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -65,11 +73,11 @@ Splits = Literal["drawn", "train"]
 
 @dataclass
 class Row:
-    """One labelled face as a reader found it. None or empty: this row has no such label.
+    """One labelled face, clip or sample as a reader found it. None or empty: this row has no such label.
 
     Attributes:
         id: unique within the data set.
-        image: path of the file, its encoded bytes, or pixels (H, W) or (H, W, 3) uint8.
+        image: path of the file, its encoded bytes, or pixels (H, W) or (H, W, 3) uint8; `None` of rows without a face.
         split: train, valid or test; None where the layout has no split.
         box: (x, y, width, height) px.
         landmarks: (68, 2) px in the iBUG order.
@@ -82,10 +90,15 @@ class Row:
         arousal: -1..1.
         au: one value per action unit of the schema: 1 present, 0 absent, NaN not coded.
         au_intensity: 0..5, NaN not coded.
+        text: what is said.
+        emotions: one value per emotion of the schema: 1 present, 0 absent, NaN not labelled.
+        sentiment: on the schema's scale.
+        sequences: modality -> (T, D) features, or None where the row lacks it; of readers of feature sequences.
+        clip: file with picture and sound, of which features are made; of readers of raw clips.
     """
 
     id: str
-    image: Path | bytes | np.ndarray
+    image: Path | bytes | np.ndarray | None = None
     split: str | None = None
     subject: str | None = None
     domain: str | None = None
@@ -102,6 +115,10 @@ class Row:
     au: np.ndarray | None = None
     au_intensity: np.ndarray | None = None
     text: str | None = None
+    emotions: np.ndarray | None = None
+    sentiment: float | None = None
+    sequences: Mapping[str, np.ndarray | None] | None = None
+    clip: Path | None = None
 
 
 @dataclass
