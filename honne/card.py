@@ -39,6 +39,11 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
     crop = f"{model.alignment.size} px, alignment `{model.alignment.kind}`{', grey' if model.alignment.grey else ''}"
     if model.alignment.centre != 1:
         crop += f", the central {model.alignment.centre:.4g} of the side"
+    modalities = getattr(model, "modalities", ())
+    seen = f"feature sequences: {', '.join(modalities)}" if modalities else crop
+    emotions, scale = ", ".join(config.labels.emotions), config.labels.sentiment
+    more = [f"| emotions, each present or absent | {emotions} |"] if emotions else []
+    more += [f"| sentiment | {-scale:g} (negative) to {scale:g} (positive) |"] if scale else []
     lines = [
         f"# {config.name}",
         "",
@@ -51,7 +56,8 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
         f"| expressions | {', '.join(config.labels.expressions) or 'none'} |",
         f"| action units | {', '.join(f'AU{unit}' for unit in config.labels.action_units) or 'none'} |",
         f"| valence and arousal | {'yes' if config.labels.valence_arousal else 'no'} |",
-        f"| input | {crop} |",
+        *more,
+        f"| input | {seen} |",
         f"| temperature | {config.temperature:.4f} |",
         f"| trained on | {', '.join(training.get('data', []))}, split train, seed {training.get('seed')} |",
         "| selected and calibrated on | split valid of the same data |",
@@ -71,7 +77,7 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
             f"On {each['data']['name']}, split {each['split']}, {each['rows']:,} rows,"
             f"{' flips averaged,' if each.get('flips') else ''} 95 % bootstrap intervals"
             f" (seed {each['seed']}). The weights were selected and the temperature fitted on this split,"
-            " so expect slightly less on new faces.",
+            " so expect slightly less on new people.",
             "",
             "| figure | value | 95 % interval |",
             "|---|---|---|",
@@ -84,7 +90,7 @@ def card_text(model: Model, evaluations: list[dict[str, Any]]) -> str:
     lines += [
         "## Limits",
         "",
-        "- Labels are what observers said of pictures; agreement among them is limited, and so is this model.",
+        "- Labels are what observers said of what they saw; agreement among them is limited, and so is this model.",
         "- Rare classes rest on few examples: look at the per-class table before using them.",
         "- Figures by group (age, skin tone, culture) are not known unless stated above; check them on your own data.",
         "",

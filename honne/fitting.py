@@ -22,7 +22,9 @@ Search = Literal["f1", "break_even", "half"]
 
 @dataclass
 class Fitted:
-    """Attributes: the temperature of the expression logits, and unit -> probability from which it counts as present."""
+    """Attributes: the temperature of the expression logits, or without any of those of emotions; and unit ->
+    probability from which it counts as present.
+    """
 
     temperature: float = 1.0
     thresholds: dict[int, float] = field(default_factory=dict)
@@ -39,7 +41,7 @@ def fit(predict: Callable[[Batch], Prediction], schema: LabelSchema, data: DataM
         search: of the thresholds; see `honne.thresholds`. half leaves them at 0.5.
 
     Raises:
-        HonneError: expressions are predicted, and no validation row is labelled with any.
+        HonneError: expressions are predicted, or if none are emotions, and no validation row is labelled with any.
     """
     seen = []
     for batch in data.whole("valid"):
@@ -49,25 +51,31 @@ def fit(predict: Callable[[Batch], Prediction], schema: LabelSchema, data: DataM
         seen.append((prediction.to("cpu", torch.float32), kept))
     prediction, batch = gather(seen)
     return Fitted(
-        _temperature(prediction.expression, batch.labels, len(schema.expressions)),
+        _temperature(prediction, batch.labels, len(schema.expressions)),
         {} if search == "half" else _thresholds(prediction.action_units, batch.labels, schema, search),
     )
 
 
-def _temperature(logits: Tensor | None, labels: Labels, classes: int) -> float:
+def _temperature(prediction: Prediction, labels: Labels, classes: int) -> float:
     """Against the class labels where there are any: a probability of 0.8 then means that eight of ten such faces are
-    labelled so. Data with nothing but votes are calibrated against these.
+    labelled so. Data with nothing but votes are calibrated against these. Emotions share one temperature.
     """
-    if logits is None:
+    if prediction.expression is not None:
+        logits, task = prediction.expression, "expression"
+        if labels.expression is not None and (labels.expression != NOT_LABELLED).any():
+            labels.distribution = None
+        target = labels.expression_target(classes)
+    elif prediction.emotions is not None:
+        logits, task = prediction.emotions.flatten(0, 1), "emotion"
+        present = labels.emotions
+        target = None if present is None else torch.stack([1 - present, present], -1).flatten(0, 1)
+    else:
         return 1.0
-    if labels.expression is not None and (labels.expression != NOT_LABELLED).any():
-        labels.distribution = None
-    target = labels.expression_target(classes)
     if target is None:
         return 1.0
     known = ~target.isnan().any(1)
     if not known.any():
-        raise HonneError("no validation row has an expression label to calibrate on.", "Prepare a validation split.")
+        raise HonneError(f"no validation row has an {task} label to calibrate on.", "Prepare a validation split.")
     return fit_temperature(logits[known], target[known])
 
 

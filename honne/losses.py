@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from honne.batch import NOT_LABELLED
+from honne.metrics.sentiment import sentiment_class
 
 
 def expression_loss(
@@ -141,3 +146,50 @@ def valence_arousal_loss(prediction: Tensor, target: Tensor, concordance_weight:
     measurable = known.sum(0) > 1  # a CCC needs two rows
     disagreement = ((1 - concordance(prediction, target)) * measurable).sum() / measurable.sum().clamp_min(1)
     return squared + concordance_weight * disagreement
+
+
+def emotion_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of presence against absence, mean over the labelled (row, emotion) pairs.
+
+    Args:
+        logits: (B, E, 2) scores of absence and presence.
+        target: (B, E) 1 present, 0 absent, NaN not labelled.
+
+    Returns:
+        Scalar; 0 (with a gradient of 0) when nothing is labelled.
+    """
+    known = ~target.isnan()
+    entropy = F.cross_entropy(logits.flatten(0, 1), target.nan_to_num(0.0).long().flatten(), reduction="none")
+    return (entropy * known.flatten()).sum() / known.sum().clamp_min(1)
+
+
+def sentiment_loss(prediction: Tensor, target: Tensor, kind: Literal["l1", "l2"] = "l1") -> Tensor:
+    """Mean absolute (l1) or squared (l2) error over the labelled rows.
+
+    Args:
+        prediction: (B,) on the scale of the data.
+        target: (B,) on the same scale, NaN where not labelled.
+        kind: of error.
+
+    Returns:
+        Scalar; 0 (with a gradient of 0) when nothing is labelled.
+    """
+    known = ~target.isnan()
+    errors = (prediction - target.nan_to_num(0.0)) * known
+    return (errors.abs() if kind == "l1" else errors.square()).sum() / known.sum().clamp_min(1)
+
+
+def sentiment_class_loss(logits: Tensor, target: Tensor, step: float = 1.0) -> Tensor:
+    """Cross-entropy against the class nearest to the sentiment, mean over the labelled rows.
+
+    Args:
+        logits: (B, K) scores of an odd number of classes from negative to positive, the middle one at 0.
+        target: (B,) sentiment on the scale of the data, NaN where not labelled; see `honne.metrics.sentiment_class`.
+        step: distance of two classes on that scale; 1 for 7 classes on -3..3.
+
+    Returns:
+        Scalar; 0 (with a gradient of 0) when nothing is labelled.
+    """
+    classes = sentiment_class(target, logits.shape[1], step)
+    known = (classes != NOT_LABELLED).sum()
+    return F.cross_entropy(logits, classes, ignore_index=NOT_LABELLED, reduction="sum") / known.clamp_min(1)

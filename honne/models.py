@@ -53,9 +53,10 @@ class ModelConfig:
         labels: label schema.
         mean, std: of the input per channel, of images in [0, 1].
         alignment: `Alignment` as a dictionary.
-        temperature: divides expression logits (calibration).
+        temperature: divides logits of expressions and of emotions (calibration).
         thresholds: action unit -> probability from which it counts as present.
         abstain: uncertainty above which the model abstains; unset = never.
+        features: modality -> how its features are made of a clip, as the training data have it; of fusion networks.
         explanation: what explains it unless told otherwise: `map` (a kind of `honne explain`), `codebook`, and of
             models trained with AU cues `aligned` (layers, as "4-5") and `cue` (what their heat maps show).
         training: recipe, data, split, seed, hashes; `published`: figures of the published row that it repeats.
@@ -74,6 +75,7 @@ class ModelConfig:
     thresholds: dict[int, float] = field(default_factory=dict)
     abstain: float | None = None
     explanation: dict[str, str] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     licence: dict[str, str] = field(default_factory=dict)
     cite: list[str] = field(default_factory=list)
@@ -81,8 +83,9 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """For YAML."""
         values = asdict(self) | {"labels": self.labels.to_dict()}
-        if not self.explanation:  # as it was before there were any: hashes must not change
-            del values["explanation"]
+        for name in ("explanation", "features"):  # as it was before there were any: hashes must not change
+            if not values[name]:
+                del values[name]
         return values
 
     @classmethod
@@ -94,6 +97,10 @@ class ModelConfig:
     def network_name(self) -> str:
         """What kind of network it is, for people: "resnet18", "3 x resnet18 over windows of 32 frames"."""
         options, words, windows = self.network["options"], "", ""
+        if self.network["kind"] == "counterfactual":
+            return f"{options['backbone']['kind']} with counterfactual branches ({', '.join(options['modalities'])})"
+        if "modalities" in options:
+            return f"{self.network['kind']} ({', '.join(options['modalities'])})"
         while "backbone" not in options and ("options" in options or "frames" in options):
             words += f"{options['members']} x " if "members" in options else ""
             windows = f" over windows of {options['length']} frames" if "length" in options else windows
@@ -163,6 +170,11 @@ class Model:
         return int(getattr(self.network, "length", 0))
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a model of feature sequences takes, in order; empty of one that takes faces."""
+        return tuple(getattr(self.network, "modalities", ()))
+
+    @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
@@ -185,6 +197,8 @@ class Model:
             prediction.expression = prediction.expression / self.config.temperature
         if prediction.strata is not None:
             prediction.strata = prediction.strata / self.config.temperature
+        if prediction.emotions is not None:
+            prediction.emotions = prediction.emotions / self.config.temperature
         return prediction
 
     def predict(self, images: np.ndarray) -> Prediction:
@@ -201,6 +215,11 @@ class Model:
         return Prediction(**{f.name: join(f.name) for f in fields(Prediction)})
 
     def _chunks(self, images: np.ndarray) -> Iterable[Tensor]:
+        if self.modalities:
+            raise HonneError(
+                f"Model '{self.name}' takes sequences of {', '.join(self.modalities)}, not pictures of faces.",
+                "Give it clips (honne analyze clip.mp4), or take a model of faces.",
+            )
         size = self.alignment.size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3) or images.dtype != np.uint8:
             raise ValueError(f"expected (N, {size}, {size}, 3) uint8 crops, got {images.shape} {images.dtype}")

@@ -90,6 +90,75 @@ class ModelOptions:
 
 
 @dataclass
+class FusionOptions:
+    """The network of feature sequences, in place of `model.backbone` and what belongs to it.
+
+    Args:
+        network: mult, pmr, dmd, or a plain one: early_fusion (summaries of the modalities side by side), late_fusion
+            (the mean of each modality's own scores), aligned_fusion (features side by side at each step of the first
+            modality, to which CTC aligns the others).
+        modalities: names, of two or more; unset = all in the data.
+        width: of each modality's stream.
+        heads: of every attention (mult, pmr, dmd); they divide the width, and the width times the other modalities.
+        levels: layers (mult, pmr, dmd).
+        kernels: modality -> steps that its first convolution looks at (mult, pmr, dmd); 1 where none is named.
+        targets: modalities that look at the others (mult); unset = all. One alone is a partial mode of the original.
+        causal: whether steps see no later ones (mult, dmd; published).
+        padding: masks, what lies beyond a sequence's end is never seen; or published, it is, as zeros (mult, dmd).
+        standardise: features by their mean and deviation over the training rows (train), or left as they are (none,
+            published).
+        sentiment_classes: learn sentiment as so many classes, an odd number; 0 = as a number.
+        modality_dropout: probability, in training, that a sample lacks a modality, 0..1; one always stays.
+        input_dropout: modality -> dropout of its features in training, 0..1 (mult, pmr, dmd; published for text).
+        attention_dropout: of attention weights, 0..1.
+        attention_dropouts: modality -> dropout of the crossmodal attention on it (mult, dmd).
+        relu_dropout: inside feed-forward networks, 0..1.
+        residual_dropout: of what a layer adds, 0..1.
+        embed_dropout: of embedded sequences, 0..1.
+        output_dropout: before the outputs, 0..1.
+        dropout_mode: of attention weights on a CPU: byte, the probability in steps of 1/256, several times faster; or
+            exact.
+        aggregate: of what modalities say to the hub (pmr): sum or attention.
+        residual: whether the target is added to gated attention (pmr).
+        order: modalities, best teacher first (dmd); unset = text, vision, audio, as published.
+        distillation: widths of the homogeneous and the heterogeneous distillation unit (dmd).
+    """
+
+    network: Literal["mult", "pmr", "dmd", "early_fusion", "late_fusion", "aligned_fusion"] = "mult"
+    modalities: list[str] = field(default_factory=list)
+    width: int = 40
+    heads: int = 10
+    levels: int = 4
+    kernels: dict[str, int] = field(default_factory=dict)
+    targets: list[str] = field(default_factory=list)
+    causal: bool = True
+    padding: Literal["masks", "published"] = "masks"
+    standardise: Literal["train", "none"] = "train"
+    sentiment_classes: int = 0
+    modality_dropout: float = 0.0
+    input_dropout: dict[str, float] = field(default_factory=dict)
+    attention_dropout: float = 0.1
+    attention_dropouts: dict[str, float] = field(default_factory=dict)
+    relu_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    embed_dropout: float = 0.1
+    output_dropout: float = 0.1
+    dropout_mode: Literal["byte", "exact"] = "byte"
+    aggregate: Literal["sum", "attention"] = "sum"
+    residual: bool = False
+    order: list[str] = field(default_factory=list)
+    distillation: list[int] = field(default_factory=lambda: [64, 32])
+
+    def __post_init__(self) -> None:
+        if self.sentiment_classes and (self.sentiment_classes < 3 or self.sentiment_classes % 2 == 0):
+            raise WrongCall(
+                f"fusion.sentiment_classes is {self.sentiment_classes}.", "It is an odd number of classes, 3 or more."
+            )
+        if not 0 <= self.modality_dropout < 1:
+            raise WrongCall(f"fusion.modality_dropout is {self.modality_dropout}.", "It is at least 0 and below 1.")
+
+
+@dataclass
 class DataOptions:
     """The data.
 
@@ -168,10 +237,11 @@ class TrainerOptions:
         precision: 32-true, bf16-mixed (CPU and GPU) or 16-mixed (GPU).
         accumulate: batches whose gradients are summed for one step.
         ema: decay per step of the averaged weights that are validated and saved, 0..1; 0 = off.
-        monitor: validation figure that selects the saved weights: score (mean of macro-F1, AU F1 and CCC), abaw (the
-            sum of the challenge of 2020: 0.67 macro-F1 + 0.33 accuracy, 0.5 F1 + 0.5 accuracy of action units, both
-            CCCs), accuracy, macro_f1, au_f1, ccc, att_cos (with AU cues) or loss; or last: no selection, the weights
-            after the last epoch.
+        monitor: validation figure that selects the saved weights: score (mean of macro-F1, AU F1, CCC, F1 of emotions
+            and correlation of sentiment, as far as there are any), abaw (the sum of the challenge of 2020: 0.67
+            macro-F1 + 0.33 accuracy, 0.5 F1 + 0.5 accuracy of action units, both CCCs), accuracy, macro_f1, au_f1, ccc,
+            emotion_accuracy, emotion_f1, acc7, acc2, corr, mae, att_cos (with AU cues) or loss; or last: no selection,
+            the weights after the last epoch.
         validate_every: share of an epoch between two validations, above 0 and at most 1. Below 1, steps after
             the last one of an epoch wait for the first one of the next.
         patience: validations without a better figure after which to stop; 0 = never.
@@ -187,7 +257,23 @@ class TrainerOptions:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: int = 1
     ema: float = 0.0
-    monitor: Literal["score", "abaw", "accuracy", "macro_f1", "au_f1", "ccc", "att_cos", "loss", "last"] = "score"
+    monitor: Literal[
+        "score",
+        "abaw",
+        "accuracy",
+        "macro_f1",
+        "au_f1",
+        "ccc",
+        "emotion_accuracy",
+        "emotion_f1",
+        "acc7",
+        "acc2",
+        "corr",
+        "mae",
+        "att_cos",
+        "loss",
+        "last",
+    ] = "score"
     validate_every: float = 1.0
     patience: int = 0
     checkpoint_steps: int = 500
@@ -246,6 +332,7 @@ class Recipe:
     optim: OptimOptions
     trainer: TrainerOptions
     au_cues: AuCuesOptions
+    fusion: FusionOptions
     published: PublishedOptions
     text: str
 
@@ -266,6 +353,7 @@ GROUPS: dict[str, type] = {
     "optim": OptimOptions,
     "trainer": TrainerOptions,
     "au_cues": AuCuesOptions,
+    "fusion": FusionOptions,
     "published": PublishedOptions,
 }
 EXTENDS = "extends"

@@ -23,8 +23,8 @@ import numpy as np
 
 from honne.card import write_card
 from honne.console import say, table
-from honne.data.label_counts import label_counts
 from honne.data.known import TASKS
+from honne.data.label_counts import label_counts
 from honne.data.loading import DataModule
 from honne.data.manifest import PreparedData, replacing
 from honne.evaluation import evaluate
@@ -175,6 +175,8 @@ def _common(one: LabelSchema, other: LabelSchema) -> bool:
         set(one.expressions) & set(other.expressions)
         or set(one.action_units) & set(other.action_units)
         or (one.valence_arousal and other.valence_arousal)
+        or set(one.emotions) & set(other.emotions)
+        or (one.sentiment and one.sentiment == other.sentiment)
     )
 
 

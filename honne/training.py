@@ -10,6 +10,7 @@ RUN/model/              the result (honne.models)
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import signal
 import threading
@@ -43,6 +44,7 @@ from honne.curves import draw_curves, join_logs, keep_log
 from honne.data.loading import DataModule, open_data
 from honne.data.manifest import PreparedData, replacing, sha256
 from honne.data.noise import LabelNoise
+from honne.data.sequences import sequence_statistics
 from honne.data.transforms import Normalise
 from honne.errors import HonneError, WrongCall
 from honne.faces.align import Alignment
@@ -54,13 +56,17 @@ from honne.methods.frame_cache import cache_frames
 from honne.models import Model, ModelConfig, device, load
 from honne.networks import build
 from honne.networks.clips import ClipNetwork
+from honne.networks.counterfactual import BACKBONES
 from honne.networks.face import load_weights
+from honne.networks.fusion.network import FusionNetwork
 from honne.networks.stored import Stored
 from honne.recipe import Recipe
 from honne.runs import begin
 from honne.staging import measure, report_labels, run_stages
 
 log = logging.getLogger("honne")
+
+LESS_IS_BETTER = ("loss", "mae")
 
 
 def train(
@@ -116,7 +122,7 @@ def run_one(recipe: Recipe, out: Path, shared: Path | None = None) -> Path:
         with replacing(out / "label_noise.csv") as path:
             data.flips.to_csv(path, index=False)
     steps = _steps(recipe, data)
-    kind, network = _network(recipe, data)
+    kind, network = _fusion_network(recipe, data) if data.training.readers else _network(recipe, data)
     trained = new_method(recipe, data, steps, kind, network)
     if recipe.trainer.accumulate > 1 and not trained.automatic_optimization:
         raise WrongCall(f"method {recipe.method} steps after every batch.", "Leave out --trainer.accumulate.")
@@ -129,7 +135,7 @@ def run_one(recipe: Recipe, out: Path, shared: Path | None = None) -> Path:
         checkpoints,
         "best",
         monitor="epoch" if recipe.trainer.monitor == "last" else f"valid/{recipe.trainer.monitor}",
-        mode="min" if recipe.trainer.monitor == "loss" else "max",
+        mode="min" if recipe.trainer.monitor in LESS_IS_BETTER else "max",
         enable_version_counter=False,
         save_on_train_epoch_end=False,  # right after validation, so that `last` knows the best figure
     )
@@ -215,9 +221,15 @@ def new_method(recipe: Recipe, data: DataModule, steps: int, kind: str, options:
     if recipe.model.frames is not None:
         Stored.of(recipe.model.frames, "model.frames").fill(network.get_submodule("frames"))
     elif recipe.model.weights is not None:
+        if kind not in ("face", "clips"):
+            raise WrongCall("model.weights is of a network of images.", "Leave it out for feature sequences.")
         backbone = network.get_submodule("frames.backbone" if kind == "clips" else "backbone")
         left = load_weights(backbone, recipe.model.weights)
         log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
+    if isinstance(network, FusionNetwork) and network.standardise is not None:
+        for name, (mean, std) in sequence_statistics(data.training, data.train_rows()).items():
+            if name in network.widths:
+                network.standardise.set(name, torch.from_numpy(mean), torch.from_numpy(std))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return chosen(
         recipe.options,
@@ -270,6 +282,40 @@ def _network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
         "bin_values": model.bin_values,
         "frozen": model.frozen,
     }
+
+
+PUBLISHED_ORDER = ("text", "audio", "vision")
+"""In which the published networks have their modalities."""
+OF_FUSION = ("network", "modalities", "standardise")
+"""Options of `fusion` that are not the network's own under these names."""
+
+
+def _fusion_network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
+    """Kind and options of a network of feature sequences."""
+    chosen, asked = method(recipe.method), recipe.fusion
+    if "sequences" not in chosen.takes:
+        raise WrongCall(
+            f"method {recipe.method} learns from images; these data are feature sequences.",
+            "Take erm or causalmer for them.",
+        )
+    if recipe.au_cues.on:
+        raise WrongCall("AU cues are for images; these data are feature sequences.", "Leave --au_cues out.")
+    there = data.training.readers[0].widths()
+    for name in asked.modalities:
+        if name not in there:
+            raise WrongCall(f"there is no modality '{name}'.", f"The data have {', '.join(there)}.")
+    names = asked.modalities or sorted(
+        there, key=lambda name: (PUBLISHED_ORDER.index(name) if name in PUBLISHED_ORDER else len(there), name)
+    )
+    kind = BACKBONES[asked.network]
+    taken = inspect.signature(kind).parameters
+    shared = {"sentiment_classes": asked.sentiment_classes, "modality_dropout": asked.modality_dropout}
+    own = {name: value for name, value in vars(asked).items() if name in taken and name not in OF_FUSION}
+    options: dict[str, Any] = {"modalities": {name: there[name] for name in names}, **own, **shared}
+    options["standardise"] = asked.standardise == "train"
+    if "lengths" in taken:
+        options["lengths"] = {name: longest for name, longest in data.longest().items() if name in names}
+    return chosen.fusion_network(recipe.options, asked.network, options, data)
 
 
 def _frame_options(recipe: Recipe) -> dict[str, Any]:
@@ -360,7 +406,7 @@ def _callbacks(recipe: Recipe) -> list[Callback]:
     if recipe.trainer.ema:
         chosen.append(WeightAveraging(avg_fn=_moving_average(recipe.trainer.ema)))
     if recipe.trainer.patience:
-        mode = "min" if recipe.trainer.monitor == "loss" else "max"
+        mode = "min" if recipe.trainer.monitor in LESS_IS_BETTER else "max"
         chosen.append(
             EarlyStopping(f"valid/{recipe.trainer.monitor}", mode=mode, patience=recipe.trainer.patience, strict=True)
         )
@@ -403,7 +449,7 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     trained.to(place)
     fitted = fit(lambda batch: trained.predict(batch.to(place)), trained.schema, data, recipe.model.thresholds)
     trained.to("cpu")
-    first = data.data[0]
+    first, images = data.data[0], data.training.has_images
     config = ModelConfig(
         name=recipe.model.name or out.name,
         method=recipe.method,
@@ -411,10 +457,11 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
         labels=trained.schema,
         mean=recipe.model.mean,
         std=recipe.model.std,
-        alignment=first.schema.alignment | {"size": data.size, "centre": data.centre},
+        alignment=first.schema.alignment | ({"size": data.size, "centre": data.centre} if images else {}),
+        features=first.schema.features,
         temperature=fitted.temperature,
         thresholds=fitted.thresholds,
-        explanation=_explanation(recipe),
+        explanation=_explanation(recipe, images),
         training={
             "data": [each.schema.name for each in data.data],
             "data_sha256": [sha256(each.root / "manifest.parquet") for each in data.data],
@@ -437,7 +484,9 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
     say(f"Model: {out / 'model'} (best epoch {int(state['epoch']) + 1}, temperature {fitted.temperature:.3f})")
 
 
-def _explanation(recipe: Recipe) -> dict[str, str]:
+def _explanation(recipe: Recipe, images: bool) -> dict[str, str]:
+    if not images:
+        return {}
     cues = recipe.au_cues
     aligned = {"aligned": cues.layers, "cue": cues.map} if cues.weight else {}
     return {"map": recipe.model.explanation, "codebook": cues.codebook} | aligned

@@ -16,7 +16,19 @@ ROOT = Path(honne.__file__).parent
 FLOORS = (
     ("errors", "torchvision_guard", "console"),
     ("labels", "codes", "batch"),
-    ("data", "faces", "cues", "networks", "losses", "metrics", "schedules", "calibration", "thresholds", "smoothing"),
+    (
+        "data",
+        "faces",
+        "features",
+        "cues",
+        "networks",
+        "losses",
+        "metrics",
+        "schedules",
+        "calibration",
+        "thresholds",
+        "smoothing",
+    ),
     ("methods",),
     (
         "recipe",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from honne.analysis.inputs import Input
     from honne.analysis.run import Done
     from honne.analysis.settings import Settings
+    from honne.analysis.utterances import Clips
     from honne.models import Model
 
 log = logging.getLogger("honne")
@@ -63,6 +64,10 @@ def analyze(
     names: Literal["honne", "openface"] = "honne",
     engine: Literal["local", "ray"] = "local",
     abstain: float | None = None,
+    modalities: str | None = None,
+    transcript: Path | None = None,
+    segment: float | None = None,
+    features: dict[str, str] | None = None,
     batch_size: int = 32,
     overwrite: bool = False,
 ) -> pd.DataFrame | Report:
@@ -71,6 +76,9 @@ def analyze(
     One row per source, time and face; a frame without a face is a row too. Every video and every still becomes a table
     of its own, OUT/NAME.parquet, and so do the stills of a folder together. OUT/NAME.json says how it was made.
     Running the same command again goes on where it was interrupted and skips what is finished.
+
+    A model of several modalities judges utterances of clips by what is heard, seen and said, one row each: the captions
+    of CLIP.srt or CLIP.vtt beside the clip, else the whole clip (with the text of CLIP.txt, if that is there).
 
     Args:
         inputs: pictures, videos, folders, or camera:0 (Ctrl-C ends a camera).
@@ -89,6 +97,12 @@ def analyze(
         names: column names: honne's, or those of OpenFace 2 where it has the column.
         engine: local, or ray for many inputs on many machines.
         abstain: uncertainty (0..1) above which a row's status is abstained; unset takes the model's own.
+        modalities: of models of several modalities: what to go by, as audio,vision; the others count as absent. Unset
+            takes all.
+        transcript: likewise: what is said in the one clip, a .srt, .vtt or .txt file; unset takes what lies beside it.
+        segment: likewise: judge pieces of so many seconds in place of captions or the whole clip.
+        features: likewise: where the models and files are that the features are made with, where honne does not carry
+            them, as --features.text glove:FILE or --features.vision FOLDER.
         batch_size: faces per call of the model, in steps of 32; does not change results.
         overwrite: replace results of other inputs, models or settings in OUT.
 
@@ -102,19 +116,22 @@ def analyze(
     from honne.analysis.settings import Settings
 
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    settings = Settings(format, fps, video, finder, smooth, baseline, names, abstain, explain, timeline)
+    settings = Settings(
+        format, fps, video, finder, smooth, baseline, names, abstain, explain, timeline, modalities, segment
+    )
     if batch_size < 1:
         raise WrongCall(f"batch_size must be at least 1, not {batch_size}.")
     if engine not in ("local", "ray"):
         raise WrongCall(f"engine: '{engine}' is not one of local, ray.")
     analyst = loaded(model, finder)
+    clips = _clips(analyst, settings, engine, transcript, features)
     if out is not None:
         with _explaining(analyst, settings, "drawn") as explaining:
-            return _write(paths, analyst, Path(out), settings, engine, batch_size, overwrite, explaining)
+            return _write(paths, analyst, Path(out), settings, engine, batch_size, overwrite, explaining, clips)
     for option, chosen in (("--video", video), ("--timeline", timeline), ("--engine ray", engine == "ray")):
         if chosen:
             raise WrongCall(f"{option} needs --out.", "Name a folder for the results.")
-    return _in_memory(paths, analyst, settings, batch_size)
+    return _in_memory(paths, analyst, settings, batch_size, clips)
 
 
 @functools.wraps(analyze)
@@ -145,13 +162,36 @@ def loaded(model: str | Model, finder: str) -> Model:
 
         model = load(model, device())
     model.require_labels()
-    if model.alignment.kind == "none" and finder != "cropped":
+    if not getattr(model, "modalities", ()) and model.alignment.kind == "none" and finder != "cropped":
         log.warning(
             "Model '%s' was trained on pictures that were faces already, and how they were cropped is not recorded: it "
             "gets the whole picture. For pictures of faces add --finder cropped.",
             model.name,
         )
     return model
+
+
+def _clips(
+    model: Model, settings: Settings, engine: str, transcript: Path | None, features: dict[str, str] | None
+) -> Clips | None:
+    """What a model of several modalities needs beside its settings; None of a model of faces.
+
+    Raises:
+        HonneError: the model needs features that honne does not make.
+        WrongCall: options that make no sense with this model.
+    """
+    if getattr(model, "modalities", ()):
+        from honne.analysis.utterances import Clips
+
+        return Clips(model, settings, engine, transcript, features or {})
+    given = {"modalities": settings.modalities, "segment": settings.segment, "transcript": transcript}
+    for option, value in (given | {"features": features}).items():
+        if value is not None:
+            raise WrongCall(
+                f"--{option} is for models of several modalities; '{model.name}' judges single faces.",
+                f"Leave --{option} out.",
+            )
+    return None
 
 
 def _explaining(
@@ -178,11 +218,15 @@ def _write(
     batch_size: int,
     overwrite: bool,
     explaining: Explaining | None,
+    clips: Clips | None,
 ) -> Report:
     from honne.analysis.inputs import plan
     from honne.analysis.run import Task, run_local
 
-    tasks = [Task(each, model, settings, out, explaining) for each in plan(paths)]
+    if clips is not None:
+        tasks = clips.tasks(paths, out)
+    else:
+        tasks = [Task(each, model, settings, out, explaining) for each in plan(paths)]
     done = {task.input.title: finished for task in tasks if (finished := task.finished())}
     for task in tasks:
         if task.input.title in done:
@@ -191,10 +235,9 @@ def _write(
     if not overwrite:
         for task in open_tasks:
             task.require_free()
+    run = run_local if clips is None else clips.run
     if engine == "ray":
         from honne.analysis.cluster import run_ray as run
-    else:
-        run = run_local
     with _progress(len(open_tasks)) as watch:
         try:
             for each in run(open_tasks, batch_size, watch):
@@ -204,7 +247,9 @@ def _write(
     return Report(out, [done[task.input.title] for task in tasks])
 
 
-def _in_memory(paths: list[str], model: Model, settings: Settings, batch_size: int) -> pd.DataFrame:
+def _in_memory(
+    paths: list[str], model: Model, settings: Settings, batch_size: int, clips: Clips | None
+) -> pd.DataFrame:
     """The tables of all inputs as one DataFrame, by way of a folder that is thrown away."""
     from dataclasses import replace
 
@@ -215,7 +260,7 @@ def _in_memory(paths: list[str], model: Model, settings: Settings, batch_size: i
 
     with TemporaryDirectory(prefix="honne-") as folder, _explaining(model, settings, "figures") as explaining:
         written = replace(settings, format="parquet")
-        report = _write(paths, model, Path(folder), written, "local", batch_size, False, explaining)
+        report = _write(paths, model, Path(folder), written, "local", batch_size, False, explaining, clips)
         return to_pandas(pa.concat_tables([pq.read_table(each.table) for each in report.done]))
 
 
@@ -256,12 +301,16 @@ def _show(rows: pd.DataFrame) -> None:
     wanted = (
         "source",
         "time",
+        "duration",
         "face",
         "status",
+        "modalities",
         "expression",
         "uncertainty",
         "valence",
         "arousal",
+        *(str(name) for name in shown if str(name).startswith("emotion_")),
+        "sentiment",
         *EXPLAINED,
         "message",
     )

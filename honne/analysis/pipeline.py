@@ -249,6 +249,10 @@ def signals(model: Model, prediction: Prediction, layout: Layout) -> np.ndarray:
         parts.append(prediction.valence_arousal.clamp(-1, 1))
     if prediction.action_units is not None and layout.labels.action_units:
         parts.append(prediction.action_units.double().sigmoid())
+    if prediction.emotions is not None and layout.labels.emotions:
+        parts.append(prediction.emotions.double().softmax(2)[:, :, 1])
+    if prediction.sentiment is not None and layout.labels.sentiment:
+        parts.append(prediction.sentiment.clamp(-layout.labels.sentiment, layout.labels.sentiment)[:, None])
     return torch.cat([part.double() for part in parts], 1).float().numpy()
 
 

@@ -25,9 +25,9 @@ from honne.analysis.parts import PART_FRAMES, After, Parts, now
 from honne.analysis.pipeline import Analyst
 from honne.analysis.settings import Baseline, Settings, Smoothing
 from honne.analysis.smoothing import smoothed
-from honne.analysis.table import OUTPUTS_ARE, POSITION, Explained, Layout
+from honne.analysis.table import OUTPUTS_ARE, POSITION, UTTERANCE, WHERE, Explained, Layout
 from honne.analysis.writers import write_table, writing
-from honne.data.manifest import replacing
+from honne.data.manifest import replacing, sha256
 from honne.errors import HonneError
 from honne.faces.media import Frame, open_media
 from honne.models import Model
@@ -65,6 +65,7 @@ class Task:
         settings: the user's choices.
         out: folder of the results.
         explaining: explains the faces, where that is wanted; reading works without it.
+        transcript: what is said in the clip, for models of several modalities.
     """
 
     input: Input
@@ -72,10 +73,12 @@ class Task:
     settings: Settings
     out: Path
     explaining: Explaining | None = None
+    transcript: Path | None = None
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout(self.model.schema, self.settings.baseline != "none", self.settings.explain)
+        where = UTTERANCE if getattr(self.model, "modalities", ()) else WHERE
+        return Layout(self.model.schema, self.settings.baseline != "none", self.settings.explain, where)
 
     @cached_property
     def input_sha256(self) -> str | None:
@@ -87,12 +90,20 @@ class Task:
         return {
             "model": {"name": self.model.name, "sha256": self.model.sha256},
             "settings": self.settings.to_dict() | {"abstain": self.abstain},
-            "input": {"sha256": self.input_sha256},
+            "input": {"sha256": self.input_sha256} | self._transcript,
         }
+
+    @property
+    def _transcript(self) -> dict[str, str | None]:
+        if not getattr(self.model, "modalities", ()):
+            return {}
+        file = self.transcript
+        return {"transcript_sha256": sha256(file) if file is not None and file.is_file() else None}
 
     @cached_property
     def parts(self) -> Parts:
-        reading = {name: self.identity["settings"].get(name) for name in ("fps", "finder", "finder_sha256")}
+        names = ("fps", "finder", "finder_sha256", "modalities", "segment")
+        reading = {name: self.identity["settings"].get(name) for name in names}
         identity = self.identity | {"settings": reading, "version": honne.__version__, "kind": self.input.kind}
         return Parts(self.out / f".{self.input.name}.parts", identity | {"sources": list(self.input.sources)})
 

@@ -55,12 +55,16 @@ class Settings:
     abstain: float | None = None
     explain: bool = False
     timeline: bool = False
+    modalities: str | None = None
+    segment: float | None = None
 
     def __post_init__(self) -> None:
         if self.fps is not None and not self.fps > 0:
             raise WrongCall(f"fps must be more than 0, not {self.fps}.")
         if self.abstain is not None and not 0 <= self.abstain <= 1:
             raise WrongCall(f"abstain must lie in 0..1 (an uncertainty), not {self.abstain}.")
+        if self.segment is not None and not self.segment > 0:
+            raise WrongCall(f"segment must be more than 0 s, not {self.segment:g}.")
         for name, known in (("format", ("parquet", "csv", "jsonl")), ("names", ("honne", "openface"))):
             if getattr(self, name) not in known:
                 raise WrongCall(f"{name}: '{getattr(self, name)}' is not one of {', '.join(known)}.")

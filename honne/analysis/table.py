@@ -28,7 +28,6 @@ Explained = dict[tuple[int, int], tuple[str | None, float]]
 """Position and face -> action units of an explanation, and its agreement (NaN where there is none)."""
 
 _CORRECTED = "_baseline_corrected"
-_DIFFERENCE = {"0..1": "-1..1", "-1..1": "-2..2"}  # range of a figure -> range of its difference from a baseline
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,18 @@ WHERE = (
     Column("pitch", pa.float32(), "head lifted", "degrees"),
     Column("roll", pa.float32(), "head tilted clockwise in the image", "degrees"),
 )
-"""The columns of every table, whatever the model."""
+"""The columns of every table of faces, whatever the model."""
+
+UTTERANCE = (
+    *WHERE[:2],
+    Column("time", pa.float64(), "start of the utterance in media time", "s"),
+    Column("duration", pa.float64(), "of the utterance", "s"),
+    Column("face", pa.int32(), "null: a row is an utterance, not a face"),
+    Column("status", pa.string(), "ok, no_face (nothing was heard or said either), abstained or error"),
+    WHERE[5],
+    Column("modalities", pa.string(), "what the model could go by, as audio+vision+text; null if nothing"),
+)
+"""The same of models of several modalities: a row is an utterance."""
 
 EXPLAINED = (
     Column("attention_au", pa.string(), "action units whose regions the model's map sits on, best first"),
@@ -86,11 +96,13 @@ class Layout:
         labels: what the model predicts.
         corrected: whether columns corrected by a baseline are wanted.
         explained: whether the columns of explanations are wanted.
+        where: the columns before what the model says.
     """
 
     labels: LabelSchema
     corrected: bool = False
     explained: bool = False
+    where: tuple[Column, ...] = WHERE
 
     @property
     def probabilities(self) -> list[Column]:
@@ -105,6 +117,11 @@ class Layout:
         ]
 
     @property
+    def emotions(self) -> list[Column]:
+        meaning = "probability of apparent {}, by itself: several emotions may be present, or none"
+        return [Column(f"emotion_{name}", pa.float32(), meaning.format(name), "0..1") for name in self.labels.emotions]
+
+    @property
     def signals(self) -> list[Column]:
         """What the model says as numbers, in table order."""
         uncertainty = Column("uncertainty", pa.float32(), "0 sure .. 1 knows nothing", "0..1")
@@ -112,11 +129,17 @@ class Layout:
             Column("valence", pa.float32(), "apparent valence, unpleasant to pleasant", "-1..1"),
             Column("arousal", pa.float32(), "apparent arousal, calm to excited", "-1..1"),
         ]
+        scale = self.labels.sentiment
+        sentiment = Column(
+            "sentiment", pa.float32(), "apparent sentiment, negative to positive", f"{-scale:g}..{scale:g}"
+        )
         return [
             *self.probabilities,
             *([uncertainty] if self.labels.expressions else []),
             *(affect if self.labels.valence_arousal else []),
             *self.action_units,
+            *self.emotions,
+            *([sentiment] if scale else []),
         ]
 
     @property
@@ -131,12 +154,12 @@ class Layout:
         present = "whether action unit {} is visible, by the model's threshold"
         less = "{} minus this face's median during its baseline"
         return [
-            *WHERE,
+            *self.where,
             *([expression] if self.labels.expressions else []),
             *self.signals,
             *(Column(f"au{unit:02d}_on", pa.bool_(), present.format(unit)) for unit in self.labels.action_units),
             *(
-                Column(each.name + _CORRECTED, pa.float32(), less.format(each.name), _DIFFERENCE[each.unit])
+                Column(each.name + _CORRECTED, pa.float32(), less.format(each.name), _difference(each.unit))
                 for each in (self.correctable if self.corrected else [])
             ),
             *(EXPLAINED if self.explained else ()),
@@ -150,7 +173,7 @@ class Layout:
     @property
     def raw_schema(self) -> pa.Schema:
         """Of the parts written while the input is read."""
-        return pa.schema([pa.field(POSITION, pa.int32()), *(column.field for column in (*WHERE, *self.signals))])
+        return pa.schema([pa.field(POSITION, pa.int32()), *(column.field for column in (*self.where, *self.signals))])
 
     def matrix(self, rows: pa.Table, columns: list[Column] | None = None) -> np.ndarray:
         """(rows, K) float32 of the given columns, all signals by default; NaN where null."""
@@ -173,26 +196,26 @@ class Layout:
             thresholds: action unit -> probability from which it counts as present.
             abstain: uncertainty above which the model abstains; None = never.
         """
-        faces = np.asarray(rows["face"].is_valid())
+        judged = rows["status"].to_numpy() == "ok"
         if self.labels.expressions:
             best = np.nan_to_num(self.matrix(rows, self.probabilities)).argmax(1)
             names = np.array(self.labels.expressions, dtype=object)[best]
-            rows = rows.append_column("expression", pa.array(names, pa.string(), mask=~faces))
+            rows = rows.append_column("expression", pa.array(names, pa.string(), mask=~judged))
         for unit in self.labels.action_units:
             probability = rows[f"au{unit:02d}"].to_numpy()
-            on = pa.array(np.nan_to_num(probability) >= thresholds[unit], pa.bool_(), mask=~faces)
+            on = pa.array(np.nan_to_num(probability) >= thresholds[unit], pa.bool_(), mask=~judged)
             rows = rows.append_column(f"au{unit:02d}_on", on)
-        return self._with_status(rows, faces, abstain)
+        return self._with_status(rows, judged, abstain)
 
-    def _with_status(self, rows: pa.Table, faces: np.ndarray, abstain: float | None) -> pa.Table:
+    def _with_status(self, rows: pa.Table, judged: np.ndarray, abstain: float | None) -> pa.Table:
         status = rows["status"].to_numpy().copy()
         message = rows["message"].to_numpy().copy()
-        quality = rows["quality"].to_numpy()
-        low = faces & (quality < LOW_QUALITY)
+        quality = rows["quality"].to_numpy() if "quality" in rows.column_names else np.ones(len(rows))
+        low = judged & (quality < LOW_QUALITY)
         unsure = np.zeros_like(low)
         if abstain is not None and self.labels.expressions:
             uncertainty = rows["uncertainty"].to_numpy()
-            unsure = faces & ~low & (uncertainty > abstain)
+            unsure = judged & ~low & (uncertainty > abstain)
             message[unsure] = [f"uncertainty {value:.2f} is above {abstain:g}" for value in uncertainty[unsure]]
         message[low] = [f"quality {value:.2f} is below {LOW_QUALITY:g}" for value in quality[low]]
         status[low], status[unsure] = "low_quality", "abstained"
@@ -218,6 +241,12 @@ class Layout:
         for column, each in zip(EXPLAINED, zip(*found, strict=True) if found else ((), ()), strict=True):
             rows = rows.append_column(column.name, pa.array(each, column.type, from_pandas=True))
         return rows
+
+
+def _difference(unit: str) -> str:
+    """Range of a figure -> range of its difference from a baseline: of `0..1` it is `-1..1`."""
+    low, high = map(float, unit.split(".."))
+    return f"{low - high:g}..{high - low:g}"
 
 
 def _floats(values: np.ndarray) -> pa.Array:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -64,6 +64,7 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 
 Encoding = Literal["auto", "png", "jpeg"]
 Fallback = Literal["none", "box", "swapped"]
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -108,6 +109,8 @@ class Cropper:
         """Store one row; a `Bad` passes through."""
         if isinstance(row, Bad):
             return row
+        if row.image is None:
+            return Bad(row.id, "row without image")
         where = str(row.image) if isinstance(row.image, Path) else row.id
         try:
             data, image = _decoded(row.image)
@@ -244,19 +247,19 @@ def overlap(box: np.ndarray, other: np.ndarray) -> float:
     return common / float(np.prod(box[2:]) + np.prod(other[2:]) - common) if common else 0.0
 
 
-def cropped(rows: Iterable[Row | Bad], cropper: Cropper, workers: int = 0) -> Iterator[Stored | Bad]:
+def cropped(rows: Iterable[Row | Bad], cropper: Callable[[Row | Bad], Made], workers: int = 0) -> Iterator[Made]:
     """Rows through the cropper, in order; only a few chunks are in memory at any time.
 
     Args:
         rows: of a reader.
-        cropper: what is done with each.
+        cropper: what is done with each; any callable that can be pickled, a `Cropper` as a rule.
         workers: processes; 0 works in this one.
     """
     if not workers:
         yield from map(cropper, rows)
         return
     rows = iter(rows)
-    pending: deque[Future[list[Stored | Bad]]] = deque()
+    pending: deque[Future[list[Made]]] = deque()
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (cropper,)) as pool:
         while chunk := list(islice(rows, CHUNK)):
             pending.append(pool.submit(_crop_chunk, chunk))
@@ -266,14 +269,14 @@ def cropped(rows: Iterable[Row | Bad], cropper: Cropper, workers: int = 0) -> It
             yield from pending.popleft().result()
 
 
-_worker: Cropper
+_worker: Callable[[Row | Bad], Any]
 
 
-def _start(cropper: Cropper) -> None:
+def _start(cropper: Callable[[Row | Bad], Any]) -> None:
     """Keep the cropper, and with it the face finder, for the life of a worker process."""
     global _worker
     _worker = cropper
 
 
-def _crop_chunk(rows: list[Row | Bad]) -> list[Stored | Bad]:
+def _crop_chunk(rows: list[Row | Bad]) -> list[Any]:
     return [_worker(row) for row in rows]

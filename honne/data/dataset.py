@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -134,6 +135,13 @@ class FaceData(Dataset[Batch]):
         self.known = known(self.data, {"label": "none", "votes": "votes"}.get(targets, "target"), self.labels)  # type: ignore[arg-type]
         self.has_images = self._all_have("image")
         self.readers = [SequenceReader(part.root / "sequences") for part in data] if self._all_have("sequence") else []
+        for part, reader in zip(data[1:], self.readers[1:], strict=False):
+            if reader.widths() != self.readers[0].widths():
+                raise HonneError(
+                    f"{part.root}: its sequences are {_listed(reader.widths())}, those of {data[0].root} are"
+                    f" {_listed(self.readers[0].widths())}.",
+                    "Train on data sets that were prepared with the same features.",
+                )
 
     def _all_have(self, column: str) -> bool:
         having = [column in part.rows for part in self.data]
@@ -224,11 +232,16 @@ class FaceData(Dataset[Batch]):
         )
 
     def _sequences(self, rows: np.ndarray) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        samples = []
-        for part, own in map(self.source, rows):
-            reference = str(self.data[part].rows["sequence"].iat[own])
-            samples.append(self.readers[part].read(reference))
-        return pad_sequences(samples)
+        return pad_sequences([self.sample(row) for row in rows.tolist()])
+
+    def sample(self, row: int) -> dict[str, np.ndarray]:
+        """Modality -> (T, D) features of a row, not to be written to; T is 0 where it lacks the modality."""
+        part, own = self.source(row)
+        return self.readers[part].read(str(self._sequence_references[part][own]))
+
+    @cached_property
+    def _sequence_references(self) -> list[list[str]]:
+        return [part.rows["sequence"].tolist() for part in self.data]  # many times faster to index than the frame
 
     def _labels(self, draw: Draw) -> Labels:
         rows, known = draw.rows, self.known
@@ -257,6 +270,10 @@ class FaceData(Dataset[Batch]):
             np.random.Generator(np.random.Philox(key=key, counter=[0, int(use == "target"), row, position]))
             for row, position in zip(alike.tolist(), draw.positions.tolist(), strict=True)
         ]
+
+
+def _listed(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({width} features)" for name, width in widths.items())
 
 
 def _rows(values: np.ndarray | None, rows: np.ndarray) -> Any:

@@ -309,6 +309,11 @@ class DataModule(lightning.LightningDataModule):
             raise HonneError(f"{self.data[0].root}: no training row {_HAS[self.learns]}.", "Check the data set's card.")
         return rows
 
+    def longest(self) -> dict[str, int]:
+        """Modality -> steps of the longest sample of any split."""
+        every = [reader.longest() for reader in self.training.readers]
+        return {name: max(each[name] for each in every) for name in every[0]}
+
     def tasks(self) -> list[Task]:
         """The tasks that training rows have labels of."""
         rows = self.train_rows()

@@ -8,6 +8,7 @@ NumPy's own rebuilding sees its contents. A pickle that names anything else is r
 from __future__ import annotations
 
 import io
+import mmap
 import pickle
 import re
 from collections.abc import Callable
@@ -22,31 +23,46 @@ _LEAVES = (str, bytes, bytearray, int, float, bool, type(None))
 _HINT = "Only dictionaries, lists, text, numbers and plain arrays are read; save them so, or as CSV or JSON."
 
 
-def read_plain_pickle(path: Path) -> Any:
+def read_plain_pickle(path: Path, objects: bool = False) -> Any:
     """What a pickle of plain data holds.
 
     Protocols 0 to 5, written by Python 2 or 3, with NumPy of any version. Text of Python 2 is read as UTF-8 or, where
     that does not go, as Latin-1. An `OrderedDict` becomes a dictionary.
 
+    Args:
+        path: of the file.
+        objects: whether arrays may hold Python objects, as text of several lengths; they are plain data again.
+
     Raises:
         HonneError: there is no such file, it is no pickle or cut off, or it wants anything that is not plain data,
             naming it.
     """
+    return load_plain_pickle(opened(path), str(path), _ObjectUnpickler if objects else Unpickler)
+
+
+def opened(path: Path) -> bytes | mmap.mmap:
+    """The bytes of a file, mapped: files of features are as large as memory.
+
+    Raises:
+        HonneError: there is no such file.
+    """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, io.SEEK_END) else b""
     except OSError as error:
         raise HonneError(f"{path}: cannot be read ({error.strerror}).", "Check the path.") from None
-    return load_plain_pickle(data, str(path))
 
 
-def load_plain_pickle(data: bytes, where: str, unpickler: type[Unpickler] | None = None) -> Any:
+def load_plain_pickle(
+    data: bytes | mmap.mmap, where: str, unpickler: Callable[[Any, str, str], Unpickler] | None = None
+) -> Any:
     """`read_plain_pickle` for the bytes of a file; `where` names it in messages, `unpickler` may know more names."""
     make = unpickler or Unpickler
     try:
         try:
-            return _plain(make(data, where, "utf-8").load(), where, {})
+            return _plain(_built(make(data, where, "utf-8")), where, {})
         except ValueError:  # the text of Python 2 is not UTF-8; or it is the bytes of an array
-            return _plain(make(data, where, "latin1").load(), where, {})
+            return _plain(_built(make(data, where, "latin1")), where, {})
     except HonneError:
         raise
     except RecursionError:
@@ -54,6 +70,14 @@ def load_plain_pickle(data: bytes, where: str, unpickler: type[Unpickler] | None
     except Exception as error:  # a damaged program fails in any way
         reason = f"{type(error).__name__}: {error}".rstrip(": .")
         raise HonneError(f"{where}: not a pickle that can be read ({reason}).", "Copy the file again.") from None
+
+
+def _built(unpickler: Any) -> Any:
+    """What the program builds; of what else it remembered nothing stays."""
+    try:
+        return unpickler.load()
+    finally:
+        unpickler.memo.clear()
 
 
 Value = Callable[[Any], Any]
@@ -109,6 +133,7 @@ class _Array(StandIn):
             return objects.reshape(self.shape, order="F" if self.order == "F" else "C")
         dtype, shape = self.type.dtype(), () if self.shape is None else self.shape
         data = self.data.encode("latin1") if isinstance(self.data, str) else bytes(self.data)
+        self.data = b""  # asked once, and it may be large
         if len(data) != np.prod(shape, dtype=object) * dtype.itemsize:
             raise ValueError(f"{len(data)} bytes are no array of shape {shape}")
         array = np.ndarray(shape, dtype, data, order="F" if self.order == "F" else "C").copy("K")
@@ -125,8 +150,10 @@ class Unpickler(pickle._Unpickler):
     objects: ClassVar[bool] = False
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, data: bytes, where: str, encoding: str) -> None:
-        super().__init__(io.BytesIO(data), encoding=encoding)
+    def __init__(self, data: bytes | mmap.mmap, where: str, encoding: str) -> None:
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        file.seek(0)
+        super().__init__(file, encoding=encoding)
         self.where = where
 
     def find_class(self, module: str, name: str) -> Any:
@@ -190,6 +217,10 @@ class Unpickler(pickle._Unpickler):
 
     def no_bytes(self) -> bytes:
         return b""
+
+
+class _ObjectUnpickler(Unpickler):
+    objects = True
 
 
 def _refused(where: str, what: str) -> HonneError:

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from rich.markup import escape
 
 from honne import __version__, console
-from honne.data import leaks, readers
-from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding, Fallback, Stored, cropped
+from honne.data import readers
+from honne.data.clips import ClipFeatures
+from honne.data.cropping import NO_FACE, SMALLEST, TEMPLATES, Cropper, Encoding, Fallback, Made, Stored, cropped
 from honne.data.landmarks import LandmarkFile, MeshLandmarks
-from honne.data.manifest import SPLITS, DataSchema, sha256, write_manifest
+from honne.data.leaks import without_leaks
+from honne.data.manifest import DataSchema, sha256, write_manifest
 from honne.data.mixbasic import Bias, Fold
+from honne.data.padded import Padding, Timing
 from honne.data.readers import Bad, Protocol, ReaderInfo, Row, Splits
-from honne.data.splits import assign_splits
-from honne.data.storing import Problems, card, class_counts, store
+from honne.data.splits import split_rows, without_own_split
+from honne.data.storing import Problems, building, card, say, sequence_table, store, store_sequences
 from honne.data.votes import TargetMode
 from honne.errors import HonneError, WrongCall
 from honne.faces.align import Alignment
-from honne.labels import LabelSchema
 
 DONE, SOME_FAILED = 0, 3
-VALID_SHARE, TEST_SHARE = 0.1, 0.2
 Align = Literal["default", "none", "box", "points", "upright", "eyes", "eyes_mouth", "dmue"]
 PUBLISHED = (
     "Protocol as published: the validation rows are the test rows, so figures of a model selected on them are too "
     "high. For clean ones leave --protocol out and pass --valid-share 0.1."
 )
-MEANING = {"rule": "by rule", "image": "image failed", "label": "wrong label"}
 
 
 def prepare(
@@ -50,7 +47,8 @@ def prepare(
     images: Literal["aligned", "our_aligned", "original"] | None = None,
     points: Literal["given", "found"] | None = None,
     protocol: Protocol | None = None,
-    dataset: Literal["rafdb", "affectnet", "emotion6", "webemo", "sentiment"] | None = None,
+    dataset: Literal["rafdb", "affectnet", "emotion6", "webemo", "sentiment", "iemocap", "mosei_senti", "mosi"]
+    | None = None,
     scenes: str | None = None,
     label_set: str | None = None,
     columns: dict[str, str] | None = None,
@@ -67,6 +65,10 @@ def prepare(
     pickles: str | None = None,
     paths: Literal["below", "given"] | None = None,
     fps: float | None = None,
+    timing: Timing | None = None,
+    padding: Padding | None = None,
+    modalities: dict[str, str] | None = None,
+    features: dict[str, str] | None = None,
     align: Align = "default",
     size: int | None = None,
     margin: float | None = None,
@@ -76,6 +78,7 @@ def prepare(
     landmarks: str | None = None,
     valid_share: float | None = None,
     test_share: float | None = None,
+    cross_validation: str | None = None,
     seed: int = 0,
     copies: Literal["drop", "report", "refuse"] | None = None,
     subjects: Literal["report", "refuse"] = "report",
@@ -101,15 +104,17 @@ def prepare(
             given.
         protocol: rafdb, affectnet, au_cues: published makes the test rows the validation rows too, as most papers on
             these data have it: what is selected on them has seen the test. Default: clean.
-        dataset: au_cues: rafdb or affectnet. Default: the only one there. scenes: emotion6, webemo or sentiment.
+        dataset: au_cues: rafdb or affectnet. Default: the only one there. scenes: emotion6, webemo or sentiment. mult:
+            iemocap, mosei_senti or mosi. Default: the only one there.
         scenes: scenes: a table of what a scene classifier says, to draw the strata from: path, scene and, if known,
             probability and setting (indoor, outdoor). Default: scene_labels in ROOT.
-        label_set: folder, table, affectnet: expression set that the labels are codes or names of (as rafdb or
-            affectnet8), or your own class names separated by commas. Default: names in any usual spelling.
+        label_set: folder, table, feature_table, affectnet: expression set that the labels are codes or names of (as
+            rafdb or affectnet8), or your own class names separated by commas. Default: names in any usual spelling.
             dmue_cache: the set, or the names, in whose order the labels count from 0. Default: affectnet8.
         columns: table: which column holds what, as --columns.path file --columns.label emotion. The names: path, label,
             votes, valence, arousal, au, intensity, subject, split, domain, video, time, landmarks, box, text, id.
-            Default: columns of these names.
+            feature_table: id, label, valence, arousal, subject, split, domain, video, text. Default: columns of these
+            names.
         subject_pattern: folder: regular expression with one group that finds the subject in the path below ROOT, as
             '(S[0-9]+)_'. Default: no subjects.
         fold: mixbasic: published fold, 1 to 3, whose training and test rows become the splits. disfa, bp4d: published
@@ -131,6 +136,16 @@ def prepare(
         paths: multitask_pickles: below finds each picture below ROOT by the end of its path, given takes the paths as
             they are. Default: below.
         fps: affwild2, saffwild2, multitask_pickles: frames per second, for the times of numbered frames. Default: 30.
+        timing: mult, mmsa: aligned (a step of every modality is the same word) or unaligned. Default: the only one
+            there.
+        padding: mult, mmsa: strip leaves out the padding in front and behind, keep gives all steps, as the originals
+            have it. Default: strip.
+        modalities: feature_table: which columns are features, as --modalities.audio f0_mean:rel_f0_sd --modalities.face
+            smile,frown: names, or ranges in the order of the file, separated by commas; constant for a single 1 in
+            every row.
+        features: crema_d, ravdess, meld: features of a modality, as --features.audio log_mel --features.vision default
+            --features.text hash; a modality that is not named is not made. Default: those of `honne.features`, of all
+            three.
         align: none keeps the whole image, box takes the square around the face, points brings eyes, nose and
             mouth to fixed places (those of face recognition), upright does so without rotation, eyes brings the two
             eyes to where MixBasic's crops have them, dmue all five points to about where DMUE's crops have them.
@@ -148,15 +163,19 @@ def prepare(
         valid_share: share of the rows, 0..1, for a validation split: of all rows where the layout has no split
             (default 0.1), of the official training rows where it has one but no validation part (default 0).
         test_share: share of the rows, 0..1, for a test split where the layout has no split. Default: 0.2.
+        cross_validation: fold and number of folds, as 3/8, in place of the shares, where the layout has no split: whole
+            subjects are drawn into eight folds, of which the third is for test, the fourth for validation and the
+            others for training. The same seed gives the same folds.
         seed: of the random splits.
-        copies: rows that repeat, pixel by pixel, a picture of another split, or an earlier one of the same evaluation
-            split. drop leaves them out (training rows stay; test goes before valid), report keeps them, refuse stops.
-            Default: drop; with the published protocol or a published fold, for data prepared before and for frames of
-            Aff-Wild2, report.
-        subjects: people with rows in several official splits: report them, or refuse.
+        copies: rows that repeat, pixel by pixel or number by number, a picture or sequences of another split, or
+            earlier ones of the same evaluation split. drop leaves them out (training rows stay; test goes before
+            valid), report keeps them, refuse stops. Default: drop; with the published protocol or a published fold, for
+            data prepared before, for frames of Aff-Wild2 and for feature_table, report.
+        subjects: people (videos where no people are known) with rows in several official splits: report them, or
+            refuse.
         skip_bad: leave out rows whose label is wrong, instead of stopping at the first.
         limit: at most so many rows of every split, for a quick try.
-        workers: processes that crop; 0 works in this one.
+        workers: processes that crop, or make features of clips; 0 works in this one.
         overwrite: replace DATA if it exists.
 
     Returns:
@@ -197,6 +216,9 @@ def prepare(
         "pickles": pickles,
         "paths": paths,
         "fps": fps,
+        "timing": timing,
+        "padding": padding,
+        "modalities": modalities,
     }
     options = _reader_options(reader, module.read, given)
     if hasattr(module, "settled"):
@@ -209,36 +231,84 @@ def prepare(
             "--protocol published makes copies of the test rows.", f"It does not go with --copies {copies}."
         )
     info: ReaderInfo = module.info(root) if hasattr(module, "info") else module.INFO
-    cropping = _alignment(module.alignment(root, **_taken_by(module.alignment, options)), align, size, margin)
-    with _building(out, overwrite) as folder, Problems(folder / "problems.csv", skip_bad) as problems:
+    in_sequences = hasattr(module, "CLIPS") or hasattr(module, "modalities")
+    if features and not hasattr(module, "CLIPS"):
+        raise WrongCall(f"reader '{reader}' has no option --features: it gives no clips to make features of.")
+    if in_sequences:
+        _refuse_picture_options(
+            reader,
+            align=align != "default",
+            size=size is not None,
+            margin=margin is not None,
+            finder=finder != "mediapipe",
+            fallback=fallback != "none",
+            encoding=encoding != "auto",
+            landmarks=landmarks is not None,
+        )
+        cropping = Alignment()
+    else:
+        cropping = _alignment(module.alignment(root, **_taken_by(module.alignment, options)), align, size, margin)
+    with building(out, overwrite) as folder, Problems(folder / "problems.csv", skip_bad) as problems:
         labels = module.schema(root, **_taken_by(module.schema, options))
-        found = _without_own_split(_limited(module.read(root, **options), limit), valid_share, test_share)
-        entries = cropped(found, Cropper(cropping, finder, encoding, fallback, _mesh(landmarks)), workers)
-        rows = store(_watched(_with_landmarks(entries, landmarks)), folder, problems)
+        found = _limited(module.read(root, **options), limit)
+        found = without_own_split(found, valid_share, test_share, cross_validation)
+        about: dict[str, Any]
+        if in_sequences:
+            samples, widths, about = _sequences(module, root, options, found, features, workers)
+            rows, lengths = store_sequences(_watched(samples), folder, widths, problems)
+        else:
+            crops = cropped(found, Cropper(cropping, finder, encoding, fallback, _mesh(landmarks)), workers)
+            rows, widths, lengths = store(_watched(_with_landmarks(crops, landmarks)), folder, problems), {}, {}
+            about = {"alignment": _framing(module, root, cropping).to_dict()}
         if not len(rows):
             reasons = "; ".join(f"{reason} ({count})" for (_, reason), count in problems.counts.most_common(3))
             raise HonneError(f"{root}: no usable rows: {reasons or 'nothing there'}.", _advice(problems))
-        notes = _split(rows, valid_share, test_share, seed)
+        notes = split_rows(rows, valid_share, test_share, cross_validation, seed)
         if hasattr(module, "notes"):
             notes += module.notes(root, **_taken_by(module.notes, options))
         if problems.counts["image", NO_FACE]:
             notes.append(_advice(problems))
-        rows = _without_leaks(rows, copies, subjects, problems, notes)
+        rows = without_leaks(rows, copies, subjects, problems, notes)
         notes += _landmark_notes(rows, landmarks) + ([PUBLISHED] if protocol == "published" else [])
         schema = DataSchema(
             name=f"{info.name} ({root.name})",
             reader=info.name,
             labels=labels,
-            alignment=_framing(module, root, cropping).to_dict(),
-            source=_source(root, info),
+            source=_source(root, info, module, options),
             licence=info.licence,
             options=options,
             version=__version__,
+            **about,
         )
         write_manifest(folder, rows, schema)
-        (folder / "card.md").write_text(card(info, schema, rows, problems, notes), encoding="utf-8")
-    _say(out, rows, labels, problems, notes)
+        (folder / "card.md").write_text(
+            card(info, schema, rows, problems, notes, sequence_table(rows, widths, lengths)), encoding="utf-8"
+        )
+    say(out, rows, labels, problems, notes)
     return SOME_FAILED if problems.failed else DONE
+
+
+def _refuse_picture_options(reader: str, **given: bool) -> None:
+    """Feature sequences have no picture to crop."""
+    for name, is_given in given.items():
+        if is_given:
+            raise WrongCall(f"--{name} is for pictures; reader '{reader}' gives feature sequences.")
+
+
+def _sequences(
+    reader: ModuleType,
+    root: Path,
+    options: dict[str, Any],
+    found: Iterable[Row | Bad],
+    features: dict[str, str] | None,
+    workers: int,
+) -> tuple[Iterable[Row | Bad], dict[str, int], dict[str, Any]]:
+    """Rows with sequences, modality -> number of features, and what the schema says of them."""
+    if hasattr(reader, "CLIPS"):
+        maker = ClipFeatures(features or {})
+        return cropped(found, maker, workers), maker.extractor.widths, {"features": maker.extractor.settings}
+    widths = reader.modalities(root, **_taken_by(reader.modalities, options))
+    return found, widths, {"features": reader.features(root, **_taken_by(reader.features, options))}
 
 
 def _framing(reader: Any, root: Path, cropping: Alignment) -> Alignment:
@@ -318,31 +388,6 @@ def _landmark_notes(rows: pd.DataFrame, landmarks: str | None) -> list[str]:
     return [f"Landmarks: {have:,} of {len(rows):,} rows; {len(rows) - have:,} have none."]
 
 
-@contextmanager
-def _building(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder beside `out` that takes its place only when the block ends without an error."""
-    aside, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("part", "old"))
-    _tidy(out, aside, old)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise HonneError(f"{out}: already exists.", "Name another folder, or pass --overwrite to replace it.")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        if out.exists():
-            out.replace(old)
-        aside.replace(out)
-    finally:
-        _tidy(out, aside, old)
-
-
-def _tidy(out: Path, aside: Path, old: Path) -> None:
-    """Remove what a stopped run left, and put back what it had only moved away."""
-    if old.exists() and not out.exists():
-        old.replace(out)
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _limited(rows: Iterable[Row | Bad], limit: int | None) -> Iterator[Row | Bad]:
     counts: Counter[str | None] = Counter()
     for row in rows:
@@ -353,81 +398,12 @@ def _limited(rows: Iterable[Row | Bad], limit: int | None) -> Iterator[Row | Bad
         yield row
 
 
-def _watched(entries: Iterable[Stored | Bad]) -> Iterator[Stored | Bad]:
+def _watched(entries: Iterable[Made]) -> Iterator[Made]:
     with console.progress() as progress:
         task = progress.add_task("preparing", total=None)
         for entry in entries:
             yield entry
             progress.advance(task)
-
-
-def _without_own_split(rows: Iterable[Row | Bad], valid: float | None, test: float | None) -> Iterator[Row | Bad]:
-    """The rows; refuses shares for splits that the layout has itself, at the first row that shows it."""
-    for name, share in (("valid", valid), ("test", test)):
-        if share is not None and not 0 <= share < 1:
-            raise WrongCall(f"--{name}-share {share:g} is not a share of 0..1.")
-    for row in rows:
-        if isinstance(row, Row) and row.split and test is not None:
-            raise WrongCall("--test-share is for layouts without a split; this one has its own.")
-        if isinstance(row, Row) and row.split == "valid" and valid is not None:
-            raise WrongCall("--valid-share is for layouts without a validation part; this one has its own.")
-        yield row
-
-
-def _split(rows: pd.DataFrame, valid: float | None, test: float | None, seed: int) -> list[str]:
-    """Fill the column `split` where the layout has none; what was done, in words."""
-    if "split" not in rows:
-        valid, test = VALID_SHARE if valid is None else valid, TEST_SHARE if test is None else test
-        rows["split"] = assign_splits(rows, valid, test, seed)
-        unit = "subject" if "subject" in rows else "picture"
-        return [f"Splits drawn by {unit}: {valid:g} valid, {test:g} test, seed {seed}."]
-    if missing := int(rows["split"].isna().sum()):
-        where = rows.loc[rows["split"].isna(), "id"].iloc[0]
-        raise HonneError(f"{missing} rows have no split while others have one (first: {where}).", "Fill the column.")
-    if valid is not None:
-        train = rows["split"] == "train"
-        rows.loc[train, "split"] = assign_splits(rows[train], valid, 0.0, seed)
-        return [f"Validation split drawn from the training rows: {valid:g}, seed {seed}."]
-    if (rows["split"] == "valid").any():
-        return ["Splits of the reader."]
-    return ["Splits of the reader. There is no validation part; --valid-share 0.1 takes one from the training rows."]
-
-
-def _without_leaks(
-    rows: pd.DataFrame, copies: str, subjects: str, problems: Problems, notes: list[str]
-) -> pd.DataFrame:
-    """Apply the checks for exact copies and shared subjects."""
-    found = leaks.copies(rows)
-    within = found.within & (rows["split"] != "train").to_numpy()
-    ids, splits = rows["id"].to_numpy(), rows["split"].to_numpy()
-    for split in SPLITS:
-        mine, of = found.across & (splits == split), splits[found.original]
-        for other in leaks.PRECEDENCE:
-            if count := int((mine & (of == other)).sum()):
-                notes.append(f"{count} {split} rows are exact pixel copies of {other} rows.")
-        if count := int((found.within & (splits == split)).sum()):
-            notes.append(f"{count} {split} rows are exact pixel copies of other {split} rows.")
-    drop = (found.across | within) & (copies == "drop")
-    if copies == "refuse" and found.across.any():
-        row = int(found.across.argmax())
-        raise HonneError(
-            f"{found.across.sum()} rows are exact pixel copies of rows in another split "
-            f"(first: {ids[row]} in {splits[row]}, {ids[found.original[row]]} in {splits[found.original[row]]}).",
-            "Pass --copies drop to leave them out of the evaluation splits.",
-        )
-    for row in np.flatnonzero(drop).tolist():
-        original = found.original[row]
-        problems.add(
-            Bad(ids[row], f"exact copy of a {splits[original]} picture in {splits[row]}", ids[original], "rule")
-        )
-    if shared := leaks.shared_subjects(rows):
-        sentence = f"{len(shared)} subjects stand in several splits ({', '.join(shared[:3])} ...)."
-        if subjects == "refuse":
-            raise HonneError(sentence, "Split by subject, or pass --subjects report.")
-        notes.append(sentence)
-    rows = rows[~drop].reset_index(drop=True)
-    notes += [f"Split '{split}' is empty." for split in SPLITS if not (rows["split"] == split).any()]
-    return rows
 
 
 def _advice(problems: Problems) -> str:
@@ -436,21 +412,12 @@ def _advice(problems: Problems) -> str:
     return "Check ROOT and the options."
 
 
-def _source(root: Path, info: ReaderInfo) -> dict[str, str]:
+def _source(root: Path, info: ReaderInfo, reader: ModuleType, options: dict[str, Any]) -> dict[str, str]:
     """Name of the root, and sha256 of the files with labels."""
     if root.is_file():
         return {"root": root.name, root.name: sha256(root)}
-    files = sorted(path for pattern in info.label_files for path in root.glob(pattern))
+    if hasattr(reader, "files"):
+        files = reader.files(root, **_taken_by(reader.files, options))
+    else:
+        files = sorted(path for pattern in info.label_files for path in root.glob(pattern))
     return {"root": root.resolve().name} | {path.relative_to(root).as_posix(): sha256(path) for path in files}
-
-
-def _say(out: Path, rows: pd.DataFrame, labels: LabelSchema, problems: Problems, notes: Iterable[str]) -> None:
-    counts = [int((rows["split"] == split).sum()) for split in SPLITS]
-    lines = class_counts(rows, labels.expressions)
-    lines.append(["all rows", *counts, len(rows)])
-    console.say(console.table(escape(str(out)), ["", *SPLITS, "all"], lines))
-    for note in notes:
-        console.say(escape(note))
-    if problems.counts:
-        left = ((count, reason, MEANING[kind]) for (kind, reason), count in problems.counts.most_common())
-        console.say(console.table("left out (one by one in problems.csv)", ["rows", "reason", "kind"], left))

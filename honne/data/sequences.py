@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from honne.data.manifest import SHARD_BYTES, replacing
 from honne.errors import HonneError
+
+if TYPE_CHECKING:
+    from honne.data.dataset import FaceData
 
 
 class SequenceWriter:
@@ -97,6 +102,27 @@ class SequenceWriter:
             self.flush()
 
 
+def sequence_statistics(data: FaceData, rows: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Modality -> (D,) mean and standard deviation over all steps of some rows but those of nothing but zeros.
+
+    Args:
+        data: with sequences.
+        rows: row numbers.
+    """
+    sums: dict[str, np.ndarray] = {}
+    for row in rows.tolist():
+        for name, values in data.sample(row).items():
+            steps = values[(values != 0).any(1)].astype(np.float64)
+            found = np.stack([np.full(values.shape[1], float(len(steps))), steps.sum(0), np.square(steps).sum(0)])
+            sums[name] = sums[name] + found if name in sums else found
+    result = {}
+    for name, (count, total, squares) in sums.items():
+        mean = total / np.maximum(count, 1)
+        std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+        result[name] = (mean.astype(np.float32), std.astype(np.float32))
+    return result
+
+
 class SequenceReader:
     """Reads what `SequenceWriter` wrote, straight from memory maps.
 
@@ -128,6 +154,14 @@ class SequenceReader:
     def widths(self) -> dict[str, int]:
         """Modality -> number of features D."""
         return {name: int(self._shard(name, "00000").column("width")[0].as_py()) for name in self.modalities}
+
+    def longest(self) -> dict[str, int]:
+        """Modality -> steps of its longest sample."""
+        shards = {name: sorted((self.folder / name).glob("*.arrow")) for name in self.modalities}
+        return {
+            name: max(int(pc.max(self._shard(name, path.stem).column("length")).as_py()) for path in paths)
+            for name, paths in shards.items()
+        }
 
     def _one(self, modality: str, shard: str, row: int) -> np.ndarray:
         batch = self._shard(modality, shard)

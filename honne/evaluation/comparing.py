@@ -18,8 +18,9 @@ from honne.console import say
 from honne.errors import HonneError, WrongCall
 from honne.evaluation.challenge import ABAW
 from honne.evaluation.printing import comparison_tables
-from honne.evaluation.scoring import ERRORS, Scored, figures
+from honne.evaluation.scoring import BASELINES, ERRORS, Scored, figures
 from honne.evaluation.storing import read_evaluation, write_json
+from honne.evaluation.vocabulary import TASKS
 from honne.metrics.resampling import Estimate, bootstrap, interval, p_value
 
 
@@ -59,7 +60,8 @@ def compare(
     (first, one), (second, other) = read_evaluation(Path(a)), read_evaluation(Path(b))
     _require_same(first, second, one, other, f"{a} and {b}")
     left, right = _measures(first), _measures(second)
-    names, notes = [name for name in left if name in right], first["notes"] + second["notes"]
+    names = [name for name in left if name in right and name not in BASELINES]
+    notes = first["notes"] + second["notes"]
     if len(editions := {each["abaw"]["edition"] for each in (first, second) if "abaw" in each}) > 1:
         names = [name for name in names if not name.startswith(ABAW)]
         notes.append(f"Challenge scores are not compared: they are of {' and of '.join(sorted(editions))}.")
@@ -188,15 +190,15 @@ def _require_same(first: dict[str, Any], second: dict[str, Any], one: Scored, ot
                 f"{both} cannot be compared: {name} {mine} against {theirs}.",
                 "Evaluate both models on the same split of the same prepared data set.",
             )
-    tasks = [task for task in ("expressions", "action_units", "valence_arousal") if first["schema"][task]]
+    tasks = [task for task in TASKS if first["schema"].get(task)]
     for task in tasks:
-        mine, theirs = first["schema"][task], second["schema"][task]
+        mine, theirs = first["schema"][task], second["schema"].get(task)
         if theirs and mine != theirs:
             raise HonneError(
                 f"{both} cannot be compared: {task.replace('_', ' ')} {_show(mine)} against {_show(theirs)}.",
                 "Evaluate both with the same --merge, --drop and --units.",
             )
-    if not any(second["schema"][task] for task in tasks):
+    if not any(second["schema"].get(task) for task in tasks):
         raise HonneError(f"{both} cannot be compared: they have no task in common.", "Compare models of the same task.")
     for what, mine, theirs in (
         ("ids", one.ids, other.ids),
@@ -204,6 +206,8 @@ def _require_same(first: dict[str, Any], second: dict[str, Any], one: Scored, ot
         ("votes", one.votes, other.votes),
         ("action unit labels", one.unit_labels, other.unit_labels),
         ("valence and arousal labels", one.affect_labels, other.affect_labels),
+        ("emotion labels", one.emotion_labels, other.emotion_labels),
+        ("sentiment labels", one.sentiment_labels, other.sentiment_labels),
     ):
         if mine is not None and theirs is not None and not _equal(mine, theirs):
             raise HonneError(f"{both} cannot be compared: their rows differ ({what}).", "Evaluate both models again.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
+from torch import Tensor
 
 import honne
 from honne import metrics
@@ -22,7 +23,7 @@ from honne.evaluation.comparing import paired
 from honne.evaluation.explaining import Extent
 from honne.evaluation.printing import evaluation_tables
 from honne.evaluation.running import beside_labels, run_model, smooth_outputs, videos_named
-from honne.evaluation.scoring import Estimates, Scored, cluster_rows, estimate, figures
+from honne.evaluation.scoring import BASELINES, Estimates, Scored, cluster_rows, estimate, figures
 from honne.evaluation.storing import write_evaluation
 from honne.evaluation.submission import Submission
 from honne.evaluation.vocabulary import Units, shared_vocabulary
@@ -102,7 +103,7 @@ def evaluate(
         explained_faces: with full, how many faces insertion, deletion and weights drawn anew are measured on.
         replicates: number of bootstrap replicates.
         seed: seed of the bootstrap, and of the choice of faces.
-        batch_size: images at once; does not change the result.
+        batch_size: rows at once; does not change the result.
         workers: loading processes.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1 and so on.
         show: print the tables.
@@ -304,12 +305,19 @@ def _figures(scored: Scored, estimates: Estimates) -> dict[str, Any]:
     if scored.thresholds is not None:
         found["thresholds"] = dict(zip(units, scored.thresholds.tolist(), strict=True))
     if scored.unit_labels is not None:
-        coded = [column[~column.isnan()] for column in scored.unit_labels.mT]
-        found["units"] = {
-            name: {"rows": len(values), "present": int(values.sum())} | _column(estimates.units, place)
-            for place, (name, values) in enumerate(zip(units, coded, strict=True))
-        }
+        found["units"] = _of_each(units, scored.unit_labels, estimates.units)
+    if scored.emotion_labels is not None:
+        found["emotions"] = _of_each(scored.schema.emotions, scored.emotion_labels, estimates.emotions)
     return found
+
+
+def _of_each(names: Sequence[str], labels: Tensor, estimates: dict[str, list[Estimate]]) -> dict[str, Any]:
+    """Rows and figures of every unit or emotion, of which (N, K) labels are 1, 0 or NaN."""
+    known = [column[~column.isnan()] for column in labels.mT]
+    return {
+        name: {"rows": len(values), "present": int(values.sum())} | _column(estimates, place)
+        for place, (name, values) in enumerate(zip(names, known, strict=True))
+    }
 
 
 def _smoothing(
@@ -317,7 +325,7 @@ def _smoothing(
 ) -> dict[str, dict[str, Any]]:
     """Every measure without and with smoothing, and the difference."""
     values, words = figures(before), {"A": "without", "B": "with", "-": "-"}
-    lines = paired(before, after, list(estimates.overall), replicates, seed)
+    lines = paired(before, after, [name for name in estimates.overall if name not in BASELINES], replicates, seed)
     return {
         name: {"without": float(values[name]), "with": estimates.overall[name].value}
         | line

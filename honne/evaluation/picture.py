@@ -1,4 +1,6 @@
-"""An evaluation as a picture: confusion and reliability of expressions, F1 of action units, valence and arousal."""
+"""An evaluation as a picture: confusion and reliability of expressions, F1 of action units, valence and arousal,
+accuracy of emotions, sentiment.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from scipy import stats
@@ -20,7 +23,10 @@ from honne.evaluation.scoring import Scored
 
 INK, SOFT, ACCENT, WARNING = "#1f2933", "#8795a1", "#1f5f8b", "#b45309"
 COLOURS = "GnBu"  # lightness falls steadily from 0 to 100 %: readable in grey and by the colour-blind
-HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "ece", "au_f1", "au_auc", "ccc_valence", "ccc_arousal")
+HEADLINE = (
+    *("accuracy", "balanced_accuracy", "macro_f1", "ece", "au_f1", "au_auc", "ccc_valence", "ccc_arousal"),
+    *("emotion_accuracy", "emotion_f1", "acc7", "acc2", "acc2_positive", "mae", "corr"),
+)
 PANEL = (6.2, 5.4)  # inches
 
 Panel = Callable[[SubFigure], None]
@@ -61,6 +67,12 @@ def _panels(result: dict[str, Any], scored: Scored) -> list[Panel]:
             if known.any():
                 pair = (scored.affect_labels[known, column].numpy(), scored.affect[known, column].numpy())
                 panels.append(partial(_affect, result=result, name=name, pair=pair))
+    if "emotions" in result:
+        panels.append(partial(_emotions, result=result))
+    if scored.sentiment is not None and scored.sentiment_labels is not None:
+        known = ~scored.sentiment_labels.isnan()
+        pair = (scored.sentiment_labels[known].numpy(), scored.sentiment[known].numpy())
+        panels.append(partial(_sentiment, result=result, pair=pair))
     return panels
 
 
@@ -159,14 +171,52 @@ def _units(place: SubFigure, result: dict[str, Any]) -> None:
     axes.set_axisbelow(True)
 
 
+def _emotions(place: SubFigure, result: dict[str, Any]) -> None:
+    """Accuracy of every emotion with its interval, beside what the commoner answer gets."""
+    lines = {name: line for name, line in result["emotions"].items() if line["accuracy"]["value"] is not None}
+    right = np.array([[line["accuracy"][key] for key in ("value", "low", "high")] for line in lines.values()], float)
+    axes = _axes(place, "Emotions: accuracy", left=0.25, bottom=0.13, width=0.7, height=0.77)
+    height = np.arange(len(lines))
+    axes.barh(height, right[:, 0], color=ACCENT, alpha=0.75, height=0.6)
+    axes.hlines(height, right[:, 1], right[:, 2], color=INK, linewidth=1.5)
+    commoner = [line["accuracy_majority"]["value"] for line in lines.values()]
+    axes.vlines(commoner, height - 0.4, height + 0.4, color=WARNING, linewidth=2, label="always the commoner answer")
+    present = [line["present"] / line["rows"] for line in lines.values()]
+    axes.set_yticks(height, [f"{name}  ({share:.0%})" for name, share in zip(lines, present, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.01)
+    axes.set_xlabel("share of rows told right, with 95 % interval", color=INK, size=9)
+    axes.set_ylabel("emotion (share of rows where it is present)", color=INK, size=9)
+    axes.grid(axis="x", color="#e4e9ee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _sentiment(place: SubFigure, result: dict[str, Any], pair: tuple[np.ndarray, np.ndarray]) -> None:
+    _density(place, pair, "sentiment", result["metrics"].get("corr"), "correlation", result["schema"]["sentiment"])
+
+
 def _affect(place: SubFigure, result: dict[str, Any], name: str, pair: tuple[np.ndarray, np.ndarray]) -> None:
-    """Predicted against labelled, as density."""
-    figure = result["metrics"].get(f"ccc_{name}")
-    title = name.capitalize() + (f": CCC {shown(figure)}" if figure else "")
+    _density(place, pair, name, result["metrics"].get(f"ccc_{name}"), "CCC", 1.0)
+
+
+def _density(
+    place: SubFigure,
+    pair: tuple[np.ndarray, np.ndarray],
+    name: str,
+    figure: dict[str, float | None] | None,
+    measure: str,
+    end: float,
+) -> None:
+    """Predicted against labelled numbers, as density; what is predicted beyond the scale is shown at its end."""
+    title = name.capitalize() + (f": {measure} {shown(figure)}" if figure else "")
     axes = _axes(place, title, left=0.13, bottom=0.13, width=0.82, height=0.77)
-    axes.hexbin(*pair, gridsize=36, extent=(-1, 1, -1, 1), cmap=COLOURS, mincnt=1, bins="log", linewidths=0.2)
-    axes.plot([-1, 1], [-1, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+    inside = (pair[0], pair[1].clip(-end, end))
+    seen = LogNorm(vmin=0.2)  # a single row is not white
+    axes.hexbin(*inside, gridsize=36, extent=(-end, end, -end, end), cmap=COLOURS, mincnt=1, norm=seen, linewidths=0.2)
+    axes.plot([-end, end], [-end, end], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    limits = (-1.05 * end, 1.05 * end)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set_xlabel(f"labelled {name}", color=INK, size=9)
     axes.set_ylabel(f"predicted {name}", color=INK, size=9)
     axes.grid(color="#e4e9ee", linewidth=0.8)

@@ -34,6 +34,7 @@ ACRONYMS = frozenset(
         "abaw",
         "expr",
         "va",
+        "mae",
     }
 )
 CURVES, RANKS, AGREEMENT = ("deletion", "insertion"), ("cam_rank", "att_rank"), ("att_cos", "cam_cos")
@@ -55,9 +56,9 @@ def warnings_of(result: dict[str, Any]) -> list[str]:
     """What a reader of an evaluation, or of a comparison, must not overlook."""
     found = []
     if result["in_sample"]:
-        found.append("IN SAMPLE: these rows were trained on; the figures say nothing about new faces.")
+        found.append("IN SAMPLE: these rows were trained on; the figures say nothing about new people.")
     if result["selected_on"]:
-        found.append("These rows served selection and calibration; expect somewhat less on new faces.")
+        found.append("These rows served selection and calibration; expect somewhat less on new people.")
     if result["metrics"] and result["resampled"] != "row" and result["clusters"] < FEW_CLUSTERS:
         found.append(f"Only {resampled(result)}: the intervals are too narrow.")
     return found + result["notes"]
@@ -79,6 +80,8 @@ def evaluation_tables(result: dict[str, Any]) -> list[str | Table]:
         parts.append(_by("class", columns, result["classes"]))
     if "units" in result:
         parts.append(_by("unit", ("rows", "present", *UNIT_COLUMNS), result["units"]))
+    if "emotions" in result:
+        parts.append(_emotions(result["emotions"]))
     return parts + explanation_tables(result)
 
 
@@ -188,6 +191,21 @@ def comparison_tables(result: dict[str, Any]) -> list[str | Table]:
 
 def _warnings(result: dict[str, Any]) -> list[str]:
     return [f"[bold yellow]{escape(text)}[/]" for text in warnings_of(result)]
+
+
+def _emotions(lines: dict[str, dict[str, Any]]) -> Table:
+    """`majority` is the accuracy of the commoner answer, which the accuracy has to beat; the file has all intervals."""
+    rows = (
+        [name, f"{line['rows']:,}", f"{line['present']:,}", shown(line["accuracy"], digits=2)]
+        + [_share(line[column]) for column in ("accuracy_majority", "balanced_accuracy", "f1", "auc")]
+        for name, line in lines.items()
+    )
+    columns = ("emotion", "rows", "present", "accuracy", "majority", "balanced", "F1", "AUC")
+    return _plain("By emotion", columns, rows)
+
+
+def _share(entry: dict[str, float | None]) -> str:
+    return "-" if entry["value"] is None else f"{entry['value']:.2f}"
 
 
 def _by(kind: str, columns: tuple[str, ...], lines: dict[str, dict[str, Any]]) -> Table:

@@ -33,6 +33,8 @@ class Outputs:
         expression: (N, C) probabilities.
         units: (N, A) probabilities of presence.
         affect: (N, 2).
+        emotions: (N, E) probabilities of presence.
+        sentiment: (N,).
         uncertainty: (N,) in 0..1.
     """
 
@@ -40,6 +42,8 @@ class Outputs:
     expression: Tensor | None
     units: Tensor | None
     affect: Tensor | None
+    emotions: Tensor | None
+    sentiment: Tensor | None
     uncertainty: Tensor | None
 
 
@@ -59,10 +63,15 @@ def run_model(
         model: on any device.
         data: prepared data set.
         split: train, valid or test.
-        batch_size: images at once; does not change the result.
+        batch_size: rows at once; does not change the result.
         workers: loading processes.
         flips: average over every image and its mirror image.
+
+    Raises:
+        HonneError: the data lack what the model reads.
+        WrongCall: `flips` without images.
     """
+    _require_inputs(model, data)
     wanted, crop = data.split(split), model.alignment
     shown = batches(data, split, size=crop.size, batch_size=batch_size, workers=workers, centre=crop.centre)
     parts: list[list[Outputs]] = []  # of every batch, each view
@@ -85,6 +94,19 @@ def run_model(
     else:
         seen = [_join(list(view)) for view in zip(*parts, strict=True)]
     return seen[0] if len(seen) == 1 else _mean(*seen)
+
+
+def _require_inputs(model: Model, data: PreparedData) -> None:
+    read = getattr(model, "modalities", None)
+    if read == () and "image" not in data.rows:
+        raise HonneError(f"Model '{model.name}' reads images; {data.root} has none.", "Give data with images.")
+    there = sorted(path.name for path in (data.root / "sequences").glob("*"))
+    if missing := [name for name in read or () if name not in there]:
+        raise HonneError(
+            f"Model '{model.name}' reads {', '.join(missing)}, which {data.root} does not have"
+            f" ({', '.join(there) or 'no feature sequences'}).",
+            "Give data with these modalities.",
+        )
 
 
 def in_time(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -164,12 +186,14 @@ def _outputs(model: Model, prediction: Prediction, rows: np.ndarray) -> Outputs:
     says = prediction.expression is not None or prediction.uncertainty is not None
     uncertainty = model.uncertainty(prediction).cpu() if says else None
     prediction = prediction.to("cpu", torch.float32)
-    expression, units = prediction.expression, prediction.action_units
+    expression, units, emotions = prediction.expression, prediction.action_units, prediction.emotions
     return Outputs(
         rows,
         None if expression is None else expression.softmax(1),
         None if units is None else units.sigmoid(),
         prediction.valence_arousal,
+        None if emotions is None else emotions.softmax(-1)[..., 1],
+        prediction.sentiment,
         uncertainty,
     )
 
@@ -187,7 +211,7 @@ def _combined(parts: list[Outputs], how: Callable[[list[Tensor]], Tensor], rows:
         values = [getattr(part, name) for part in parts]
         return None if values[0] is None else how(values)
 
-    return Outputs(rows, *map(combined, ("expression", "units", "affect", "uncertainty")))
+    return Outputs(rows, *map(combined, ("expression", "units", "affect", "emotions", "sentiment", "uncertainty")))
 
 
 def beside_labels(
@@ -223,6 +247,15 @@ def beside_labels(
         valence, arousal = data.stack("valence", rows), data.stack("arousal", rows)
         if valence is not None and arousal is not None:
             scored.affect_labels = torch.from_numpy(np.stack([valence, arousal], 1))
+    if schema.emotions:
+        columns = [model.schema.emotions.index(name) for name in schema.emotions]
+        scored.emotion_probabilities = _needed(outputs.emotions, "emotions", model)[:, columns]
+        labels = data.stack("emotions", rows)
+        scored.emotion_labels = torch.from_numpy(labels) if labels is not None and labels.size else None
+    if schema.sentiment:
+        scored.sentiment = _needed(outputs.sentiment, "sentiment", model)
+        numbers = data.stack("sentiment", rows)
+        scored.sentiment_labels = None if numbers is None else torch.tensor(numbers)
     scored.drop_unlabelled()
     return scored
 
@@ -256,5 +289,10 @@ def _needed(values: Tensor | None, task: str, model: Model) -> Tensor:
     if values is None:
         raise HonneError(
             f"Model '{model.name}' says that it predicts {task}, but gave none.", "The model is damaged; make it again."
+        )
+    if broken := int(values.reshape(len(values), -1).isnan().any(1).sum()):
+        raise HonneError(
+            f"Model '{model.name}' predicts {task} of {broken:,} of {len(values):,} rows that are not numbers.",
+            "Its weights, or the features of these rows, are damaged.",
         )
     return values

@@ -21,9 +21,14 @@ from honne.metrics.weighting import mean
 CHECK = "check_"
 """Begins the names of figures of explanations that are means over a few faces, not over classes."""
 ERRORS = frozenset(
-    {"nll", "brier", "ece", "ece_classwise", "vote_nll", "kl", "js", "emd", "rmse_valence", "rmse_arousal", "au_ece"}
+    {
+        *("nll", "brier", "ece", "ece_classwise", "vote_nll", "kl", "js", "emd"),
+        *("rmse_valence", "rmse_arousal", "au_ece", "emotion_ece", "mae"),
+    }
 )
 """Figures of which less is better."""
+BASELINES = frozenset({"emotion_accuracy_majority", "emotion_f1_majority"})
+"""Figures of the labels alone, the same for every model."""
 
 
 @dataclass
@@ -43,6 +48,10 @@ class Scored:
         thresholds: (A,) from which a unit counts as present.
         affect: (N, 2) predicted valence and arousal.
         affect_labels: (N, 2), NaN where not labelled.
+        emotion_probabilities: (N, E) of presence.
+        emotion_labels: (N, E), 1, 0 or NaN.
+        sentiment: (N,) predicted.
+        sentiment_labels: (N,), NaN where not labelled.
         uncertainty: (N,) in 0..1, of models that can say.
         explained: name -> (N,) figures of each face's explanation, NaN where undefined.
         abaw: challenge whose scores are figures too.
@@ -60,6 +69,10 @@ class Scored:
     thresholds: Tensor | None = None
     affect: Tensor | None = None
     affect_labels: Tensor | None = None
+    emotion_probabilities: Tensor | None = None
+    emotion_labels: Tensor | None = None
+    sentiment: Tensor | None = None
+    sentiment_labels: Tensor | None = None
     uncertainty: Tensor | None = None
     explained: dict[str, Tensor] = field(default_factory=dict)
     abaw: Edition = "none"
@@ -71,12 +84,19 @@ class Scored:
             "votes": None if self.votes is None else self.votes.sum(1) > 0,
             "action_units": None if self.unit_labels is None else ~self.unit_labels.isnan().all(1),
             "valence_arousal": None if self.affect_labels is None else ~self.affect_labels.isnan().all(1),
+            "emotions": None if self.emotion_labels is None else ~self.emotion_labels.isnan().all(1),
+            "sentiment": None if self.sentiment_labels is None else ~self.sentiment_labels.isnan(),
         }
         return {name: int(rows.sum()) for name, rows in known.items() if rows is not None}
 
     def drop_unlabelled(self) -> None:
         """Forget kinds of labels that no row has."""
-        places = {"action_units": "unit_labels", "valence_arousal": "affect_labels"}
+        places = {
+            "action_units": "unit_labels",
+            "valence_arousal": "affect_labels",
+            "emotions": "emotion_labels",
+            "sentiment": "sentiment_labels",
+        }
         for name, count in self.labelled().items():
             if not count:
                 setattr(self, places.get(name, name), None)
@@ -87,19 +107,21 @@ class Scored:
             "expressions": self.expression is not None or self.votes is not None,
             "action_units": self.unit_labels is not None,
             "valence_arousal": self.affect_labels is not None,
+            "emotions": self.emotion_labels is not None,
+            "sentiment": self.sentiment_labels is not None,
         }
         return [task for task, there in known.items() if getattr(self.schema, task) and not there]
 
 
 def figures(rows: Scored, weight: Tensor | None = None) -> dict[str, Tensor]:
-    """Every figure, by name; "class:..." are per class, "unit:..." per action unit.
+    """Every figure, by name; "class:..." are per class, "unit:..." per action unit, "emotion:..." per emotion.
 
     Args:
         rows: predictions and labels.
         weight: (R, N) weights of R bootstrap replicates, `None` for the rows as they are.
 
     Returns:
-        Name -> (R?,), (R?, C) or (R?, A).
+        Name -> (R?,), (R?, C), (R?, A) or (R?, E).
     """
     found: dict[str, Tensor] = {}
     if rows.probabilities is not None and rows.expression is not None:
@@ -110,6 +132,10 @@ def figures(rows: Scored, weight: Tensor | None = None) -> dict[str, Tensor]:
         found |= _affect(rows.affect, rows.affect_labels, weight)
     if rows.units is not None and rows.unit_labels is not None and rows.thresholds is not None:
         found |= _units(rows.units, rows.unit_labels, rows.thresholds, weight)
+    if rows.emotion_probabilities is not None and rows.emotion_labels is not None:
+        found |= _each("emotion", metrics.emotion_scores(rows.emotion_probabilities, rows.emotion_labels, weight))
+    if rows.sentiment is not None and rows.sentiment_labels is not None:
+        found |= metrics.sentiment_scores(rows.sentiment, rows.sentiment_labels, rows.schema.sentiment, weight)
     if rows.explained and rows.probabilities is not None:
         found |= _explained(rows.explained, rows.probabilities, rows.expression, weight)
     if {"macro_f1", "au_f1", "ccc"} <= found.keys():
@@ -183,8 +209,13 @@ def _units(probabilities: Tensor, target: Tensor, thresholds: Tensor, weight: Te
         "auc": metrics.au_auc(probabilities, target, weight),
         "ece": metrics.au_ece(probabilities, target, weight=weight),
     }
-    macro = {f"au_{name}": values.nanmean(-1) for name, values in each.items()}
-    return macro | {f"unit:{name}": values for name, values in each.items()}
+    return _each("unit", each, "au")
+
+
+def _each(kind: str, scores: dict[str, Tensor], short: str = "") -> dict[str, Tensor]:
+    """Means over units or emotions, and the scores of each."""
+    means = {f"{short or kind}_{name}": values.nanmean(-1) for name, values in scores.items()}
+    return means | {f"{kind}:{name}": values for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -195,11 +226,13 @@ class Estimates:
         overall: name -> estimate, only those that are defined.
         classes: name -> one estimate per class.
         units: name -> one estimate per action unit.
+        emotions: name -> one estimate per emotion.
     """
 
     overall: dict[str, Estimate]
     classes: dict[str, list[Estimate]]
     units: dict[str, list[Estimate]]
+    emotions: dict[str, list[Estimate]]
 
 
 def estimate(rows: Scored, replicates: int, seed: int) -> Estimates:
@@ -211,7 +244,7 @@ def estimate(rows: Scored, replicates: int, seed: int) -> Estimates:
     values = figures(rows)
     draws = bootstrap(lambda weight: figures(rows, weight), rows.clusters, replicates, seed)
     overall: dict[str, Estimate] = {}
-    kinds: dict[str, dict[str, list[Estimate]]] = {"class": {}, "unit": {}}
+    kinds: dict[str, dict[str, list[Estimate]]] = {"class": {}, "unit": {}, "emotion": {}}
     for name, value in values.items():
         found = _estimates(value, draws[name])
         kind, colon, short = name.partition(":")
@@ -219,7 +252,7 @@ def estimate(rows: Scored, replicates: int, seed: int) -> Estimates:
             kinds[kind][short] = found
         elif found[0].defined:
             overall[name] = found[0]
-    return Estimates(overall, kinds["class"], kinds["unit"])
+    return Estimates(overall, kinds["class"], kinds["unit"], kinds["emotion"])
 
 
 def _estimates(value: Tensor, draws: Tensor) -> list[Estimate]:

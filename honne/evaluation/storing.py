@@ -80,6 +80,10 @@ def predictions_table(scored: Scored) -> pa.Table:
         columns |= _columns([f"{prefix}au{unit:02d}" for unit in schema.action_units], values)
     for prefix, values in (("true_", scored.affect_labels), ("", scored.affect)):
         columns |= _columns([f"{prefix}valence", f"{prefix}arousal"], values)
+    for prefix, values in (("true_", scored.emotion_labels), ("", scored.emotion_probabilities)):
+        columns |= _columns([f"{prefix}emotion_{name}" for name in schema.emotions], values)
+    for name, values in (("true_sentiment", scored.sentiment_labels), ("sentiment", scored.sentiment)):
+        columns |= _columns([name], None if values is None else values[:, None])
     columns |= _columns(["uncertainty"], None if scored.uncertainty is None else scored.uncertainty[:, None])
     return pa.table(columns | {name: pa.array(each.numpy(), pa.float32()) for name, each in scored.explained.items()})
 
@@ -98,7 +102,12 @@ def _scored(table: pa.Table, result: dict[str, Any]) -> Scored:
             return None
         return torch.from_numpy(np.stack([table[name].to_numpy() for name in names], 1))
 
+    def column(name: str) -> Tensor | None:
+        found = stack([name])
+        return None if found is None else found[:, 0]
+
     units = [f"au{unit:02d}" for unit in schema.action_units]
+    emotions = [f"emotion_{name}" for name in schema.emotions]
     expression = None
     if "true_expression" in table.column_names:
         place = {name: code for code, name in enumerate(schema.expressions)}
@@ -117,6 +126,10 @@ def _scored(table: pa.Table, result: dict[str, Any]) -> Scored:
         thresholds=torch.tensor([result["thresholds"][unit] for unit in units]) if units else None,
         affect=stack(["valence", "arousal"]) if schema.valence_arousal else None,
         affect_labels=stack(["true_valence", "true_arousal"]) if schema.valence_arousal else None,
+        emotion_probabilities=stack(emotions),
+        emotion_labels=stack([f"true_{name}" for name in emotions]),
+        sentiment=column("sentiment"),
+        sentiment_labels=column("true_sentiment"),
         explained={
             name: torch.tensor(table[name].to_numpy()) for name in result.get("explanations", {}).get("columns", ())
         },

@@ -7,13 +7,14 @@ difference has to be resolved by saying what is merged and what is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from honne.errors import HonneError, WrongCall
 from honne.labels import Conversion, LabelSchema, canonical, conversion
 
 Units = Literal["same", "common"]
+TASKS = tuple(task.name for task in fields(LabelSchema))
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def shared_vocabulary(
         units: `same`: both must code the same action units; `common`: those that both code are measured.
 
     Raises:
-        HonneError: classes or units differ, or there is no task in common.
+        HonneError: classes, units, emotions or the scale of sentiment differ, or there is no task in common.
         WrongCall: `merge` is not "from:into".
     """
     dropped = [canonical(name) for name in drop.split(",") if name.strip()]
@@ -56,6 +57,8 @@ def shared_vocabulary(
         labels.target,
         _action_units(model.action_units, data.action_units, units),
         model.valence_arousal and data.valence_arousal,
+        _emotions(model.emotions, data.emotions),
+        _sentiment(model.sentiment, data.sentiment),
     )
     if schema == LabelSchema():
         raise HonneError(
@@ -121,6 +124,26 @@ def _action_units(model: tuple[int, ...], data: tuple[int, ...], units: Units) -
     return common
 
 
+def _emotions(model: tuple[str, ...], data: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the data, if both have the same."""
+    if model and data and set(model) != set(data):
+        raise HonneError(
+            f"Model and data have different label schemas: emotions {_listed(model)} against {_listed(data)}.",
+            "Give a model and data of the same emotions.",
+        )
+    return data if model else ()
+
+
+def _sentiment(model: float, data: float) -> float:
+    if model and data and model != data:
+        raise HonneError(
+            "Model and data have different label schemas: sentiment from"
+            f" {-model:g} to {model:g} against {-data:g} to {data:g}.",
+            "Give a model and data of one scale.",
+        )
+    return data if model else 0.0
+
+
 def _notes(
     model: LabelSchema, data: LabelSchema, schema: LabelSchema, labels: Conversion, outputs: Conversion
 ) -> list[str]:
@@ -136,7 +159,7 @@ def _notes(
         notes.append("Not measured: action units (none is in both).")
     return notes + [
         f"Not measured: {task.replace('_', ' ')} (only the {'model has' if getattr(model, task) else 'data have'} it)."
-        for task in ("expressions", "action_units", "valence_arousal")
+        for task in TASKS
         if bool(getattr(model, task)) != bool(getattr(data, task))
     ]
 
@@ -150,7 +173,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _tasks(schema: LabelSchema) -> str:
-    names = [
-        task.replace("_", " ") for task in ("expressions", "action_units", "valence_arousal") if getattr(schema, task)
-    ]
+    names = [task.replace("_", " ") for task in TASKS if getattr(schema, task)]
     return " and ".join(names) or "nothing"

@@ -13,6 +13,7 @@ METHODS = {
     "iern": "honne.methods.iern:Iern",
     "dmue": "honne.methods.dmue:Dmue",
     "multitask": "honne.methods.multitask:Multitask",
+    "causalmer": "honne.methods.causalmer:Causalmer",
     "identity": "honne.methods.identity:Identity",
 }
 """Name in recipes and commands -> where the class is; its options are the class's `Options`."""

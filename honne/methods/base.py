@@ -17,12 +17,14 @@ from honne.data.loading import DataModule
 from honne.data.transforms import Normalise
 from honne.errors import HonneError
 from honne.labels import LabelSchema
-from honne.losses import concordance, expression_loss
+from honne.losses import concordance, emotion_loss, expression_loss, sentiment_class_loss, sentiment_loss
 from honne.methods.au_cues import AuCues
 from honne.methods.stages import Stage
 from honne.metrics.abaw import abaw_expression, abaw_units
 from honne.metrics.action_units import au_f1
+from honne.metrics.emotions import emotion_scores
 from honne.metrics.expression import class_scores, confusion_matrix
+from honne.metrics.sentiment import sentiment_scores
 from honne.schedules import OptimOptions, Schedule, optimizer, schedule
 
 
@@ -51,6 +53,9 @@ class Method(LightningModule):
     learns: ClassVar[Learns] = "labels"
     """Which rows it is trained and validated on: those with a label, with an expression, or that name their subject."""
 
+    takes: ClassVar[tuple[str, ...]] = ("images",)
+    """What it can learn from: images, feature sequences."""
+
     windows: ClassVar[bool] = False
     """Whether it can train a network that sees windows of a video."""
 
@@ -63,6 +68,13 @@ class Method(LightningModule):
     def network_options(cls, options: Any, given: dict[str, Any], data: DataModule) -> dict[str, Any]:
         """Options of the network: those given, or what the method makes of them for these data."""
         return given
+
+    @classmethod
+    def fusion_network(
+        cls, options: Any, kind: str, given: dict[str, Any], data: DataModule
+    ) -> tuple[str, dict[str, Any]]:
+        """Kind and options of a network of feature sequences: those given, or what the method puts around them."""
+        return kind, given
 
     @classmethod
     def stages(cls, options: Any, seed: int) -> list[Stage]:
@@ -187,8 +199,13 @@ class Method(LightningModule):
         """Figures of the validation rows, logged as `valid/NAME`."""
         return validation_scores(prediction, batch, self.schema)
 
+    def rates(self) -> dict[str, float]:
+        """Beginning of a parameter's name -> its learning rate, where that is not the recipe's."""
+        return {}
+
     def configure_optimizers(self) -> Any:
-        chosen = optimizer(self, self.optim, fused=self.trainer.precision != "16-mixed", backbone=self.backbone)
+        fused = self.trainer.precision != "16-mixed"
+        chosen = optimizer(self, self.optim, fused, self.backbone, self.rates())
         return {
             "optimizer": chosen,
             "lr_scheduler": {"scheduler": schedule(chosen, self.optim, self.steps, self.epochs), "interval": "step"},
@@ -202,9 +219,11 @@ class Method(LightningModule):
     ) -> None:
         # Lightning refuses to clip for fused optimisers under mixed precision, though only loss scaling forbids it.
         if gradient_clip_val and self.trainer.precision != "16-mixed":
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            by_value = self.optim.clip_kind == "value"
+            clip = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
+            clip(self.parameters(), gradient_clip_val)
         else:
-            self.clip_gradients(chosen, gradient_clip_val, gradient_clip_algorithm)
+            self.clip_gradients(chosen, gradient_clip_val, self.optim.clip_kind)
 
 
 def gather(seen: list[tuple[Prediction, Batch]]) -> tuple[Prediction, Batch]:
@@ -223,7 +242,13 @@ def gather(seen: list[tuple[Prediction, Batch]]) -> tuple[Prediction, Batch]:
 
 
 def validation_scores(prediction: Prediction, batch: Batch, schema: LabelSchema) -> dict[str, Tensor]:
-    """Figures by which a run is watched and selected, over the labelled rows of the validation split."""
+    """Figures by which a run is watched and selected, over the labelled rows of the validation split.
+
+    `score` is the mean of those there are of `macro_f1`, `au_f1`, `ccc`, `emotion_f1` (weighted by rows; "absent" for
+    everyone does not do so well there as in accuracy) and, of sentiment, `corr`. `loss` is the cross-entropy of
+    expressions; of models without any that of emotions plus the loss of sentiment: cross-entropy of its classes, else
+    mean absolute error.
+    """
     labels, scores = batch.labels, {}
     if prediction.expression is not None:
         target = labels.expression_target(len(schema.expressions))
@@ -236,7 +261,8 @@ def validation_scores(prediction: Prediction, batch: Batch, schema: LabelSchema)
         scores["au_f1"] = au_f1(prediction.action_units.sigmoid(), labels.action_units).nanmean()
     if prediction.valence_arousal is not None and labels.valence_arousal is not None:
         scores["ccc"] = concordance(prediction.valence_arousal, labels.valence_arousal).mean()
-    tasks = [scores[name] for name in ("macro_f1", "au_f1", "ccc") if name in scores]
+    scores = _of_sequences(prediction, batch, schema) | scores
+    tasks = [scores[name] for name in ("macro_f1", "au_f1", "ccc", "emotion_f1", "corr") if name in scores]
     challenge = torch.zeros(())
     if prediction.expression is not None and "macro_f1" in scores and labels.expression is not None:
         challenge = challenge + abaw_expression(prediction.expression, labels.expression)
@@ -247,3 +273,24 @@ def validation_scores(prediction: Prediction, batch: Batch, schema: LabelSchema)
     scores["abaw"] = challenge
     scores["score"] = torch.stack([value.float() for value in tasks]).mean() if tasks else -scores["loss"]
     return scores
+
+
+def _of_sequences(prediction: Prediction, batch: Batch, schema: LabelSchema) -> dict[str, Tensor]:
+    """Figures of emotions and sentiment, and the sum of their losses."""
+    labels, losses = batch.labels, []
+    scores: dict[str, Tensor] = {}
+    if prediction.emotions is not None and labels.emotions is not None and not labels.emotions.isnan().all():
+        found = emotion_scores(prediction.emotions.softmax(-1)[..., 1], labels.emotions)
+        scores |= {f"emotion_{name}": found[name].nanmean() for name in ("accuracy", "f1")}
+        losses.append(emotion_loss(prediction.emotions, labels.emotions))
+    if prediction.sentiment is not None and labels.sentiment is not None and not labels.sentiment.isnan().all():
+        every = torch.ones_like(labels.sentiment)  # given, so that nobody is warned of a constant in the first epochs
+        found = sentiment_scores(prediction.sentiment, labels.sentiment, schema.sentiment, every)
+        scores |= {name: found[name] for name in ("mae", "corr", "acc7", "acc2") if name in found}
+        logits = prediction.sentiment_classes
+        if logits is None:
+            losses.append(sentiment_loss(prediction.sentiment, labels.sentiment))
+        else:
+            step = 2 * schema.sentiment / (logits.shape[1] - 1)
+            losses.append(sentiment_class_loss(logits, labels.sentiment, step))
+    return scores | ({"loss": torch.stack(losses).sum()} if losses else {})

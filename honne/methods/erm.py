@@ -9,13 +9,13 @@ Sources: mixup, Zhang et al., ICLR 2018; CutMix, Yun et al., ICCV 2019; vote tar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from honne.batch import NOT_LABELLED, Batch
+from honne.batch import NOT_LABELLED, Batch, Prediction
 from honne.data.loading import DataModule
 from honne.data.sampling import inverse_frequency
 from honne.data.transforms import mix_images
@@ -30,6 +30,7 @@ from honne.losses import (
 )
 from honne.methods.base import Method
 from honne.methods.strata import Strata, StratumOf
+from honne.networks.fusion.network import FusionNetwork
 
 
 @dataclass
@@ -51,6 +52,8 @@ class ErmOptions:
         expression_weight: weight of the expression loss.
         action_unit_weight: weight of the action-unit loss.
         valence_arousal_weight: weight of the valence/arousal loss.
+        emotion_weight: weight of the loss of emotions that are present or absent each.
+        sentiment_weight: weight of the sentiment loss: absolute error, or cross-entropy of its classes.
     """
 
     expression_loss: Literal["cross_entropy", "multi_target", "focal", "squared", "absolute"] = "cross_entropy"
@@ -62,6 +65,8 @@ class ErmOptions:
     expression_weight: float = 1.0
     action_unit_weight: float = 1.0
     valence_arousal_weight: float = 1.0
+    emotion_weight: float = 1.0
+    sentiment_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.logit_adjustment != "none" and (self.mixup or self.cutmix):
@@ -80,6 +85,7 @@ class Erm(Method):
     """
 
     Options = ErmOptions
+    takes: ClassVar[tuple[str, ...]] = ("images", "sequences")
     class_weights: Tensor | None
     positive_weights: Tensor | None
 
@@ -124,7 +130,23 @@ class Erm(Method):
         return batch
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        prediction, labels, terms = self.network(batch), batch.labels, {}
+        if isinstance(self.network, FusionNetwork):
+            return self._fused_loss(self.network, batch)
+        return self._losses(self.network(batch), batch)
+
+    def _fused_loss(self, network: FusionNetwork, batch: Batch) -> dict[str, Tensor]:
+        """Those of joint logits, and what the network adds of its own."""
+        fused = network.fuse(network.inputs(batch))
+        plain = network.outputs.losses(fused.logits, batch.labels)
+        terms = self._losses(network.outputs.prediction(fused.logits), batch)
+        for task, weight in (("emotions", self.options.emotion_weight), ("sentiment", self.options.sentiment_weight)):
+            if task in plain:
+                terms[task] = weight * plain[task]
+        own = network.auxiliary_loss(fused, batch.labels)
+        return terms if own is None else terms | {"network": own}
+
+    def _losses(self, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+        labels, terms = batch.labels, {}
         target = labels.expression_target(len(self.schema.expressions))
         if prediction.expression is not None and target is not None:
             if self.stratum_of is not None:

@@ -31,6 +31,7 @@ from honne.metrics.ambiguity import (
 from honne.metrics.attention import attention_cosine, class_means, energy_inside, mean_over_classes, pointing
 from honne.metrics.calibration import Reliability, binned_gap, brier, ece, ece_classwise, nll, reliability
 from honne.metrics.distributions import emd, js, kl, vote_hit
+from honne.metrics.emotions import emotion_scores, weighted_f1
 from honne.metrics.expression import (
     ClassScores,
     accuracy,
@@ -40,6 +41,7 @@ from honne.metrics.expression import (
     macro_f1,
 )
 from honne.metrics.resampling import Estimate, bootstrap, interval, p_value, resampled
+from honne.metrics.sentiment import polarity, sentiment_class, sentiment_scores, three_class_scores
 from honne.metrics.valence_arousal import ccc, ccc_of, moments, pearson, rmse
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "ece",
     "ece_classwise",
     "emd",
+    "emotion_scores",
     "energy_inside",
     "entropy",
     "full_distribution",
@@ -92,12 +95,17 @@ __all__ = [
     "p_value",
     "pearson",
     "pointing",
+    "polarity",
     "reliability",
     "resampled",
     "rmse",
     "selection_score",
+    "sentiment_class",
+    "sentiment_scores",
     "spearman",
     "suggested_class",
+    "three_class_scores",
     "vote_hit",
+    "weighted_f1",
     "whole",
 ]

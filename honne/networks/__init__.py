@@ -8,9 +8,15 @@ from torch import nn
 
 from honne.errors import HonneError
 from honne.labels import LabelSchema
+from honne.networks.counterfactual import BACKBONES, CounterfactualNetwork
 from honne.networks.ensemble import MEMBERS, Ensemble
 
-NETWORKS: dict[str, type[nn.Module]] = {**MEMBERS, "ensemble": Ensemble}
+NETWORKS: dict[str, type[nn.Module]] = {
+    **MEMBERS,
+    "ensemble": Ensemble,
+    **BACKBONES,
+    "counterfactual": CounterfactualNetwork,
+}
 """Kind, as stored in a model's `config.yaml` -> class taking (schema, **options)."""
 
 

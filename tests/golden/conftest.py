@@ -13,6 +13,14 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite(
+    *(
+        "causalmer_alignment",
+        "causalmer_data",
+        "causalmer_dmd",
+        "causalmer_metrics",
+        "causalmer_mult",
+        "causalmer_scores",
+    ),
     *("dmue_data", "dmue_faces", "dmue_networks"),
     *("au_cues_cams", "au_cues_data", "au_cues_losses", "au_cues_maps", "au_cues_measures", "au_cues_networks"),
     *("iern_faces", "iern_metrics", "iern_networks", "iern_preprocess", "iern_scenes", "iern_schedules"),

@@ -14,6 +14,7 @@ needs. It may also have
     def settled(root: Path, *, option=...) -> dict[str, Any]    # options that only ROOT settles
     def info(root: Path) -> ReaderInfo                          # where contact and licence depend on the root
     def notes(root: Path, *, option=...) -> list[str]           # what is to be said of the data beside counts
+    def files(root: Path, *, option=...) -> list[Path]          # those of INFO.label_files that are read
     COPIES: str                                                 # what becomes of exact copies unless told otherwise
 
 A reader of feature sequences has, in place of `alignment` (its rows have `sequences`, no image),
@@ -61,6 +62,9 @@ READERS = (
     "emotionet",
     "expw",
     "afewva",
+    "mult",
+    "mmsa",
+    "feature_table",
     "prepared",
 )
 

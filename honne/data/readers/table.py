@@ -107,7 +107,7 @@ def read(root: Path, *, columns: Mapping[str, str] | None = None, label_set: str
     root = Path(root)
     plan = _plan(root, _chosen(columns), label_set)
     times: Counter[str] = Counter()
-    for where, cells in _rows(root):
+    for where, cells in rows(root):
         if cells is None:
             yield Bad(where, "not as many cells as columns", kind="label")
             continue
@@ -135,7 +135,7 @@ def _chosen(columns: Mapping[str, str] | None) -> Columns:
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def _rows(path: Path, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any] | None]]:
+def rows(path: Path, only: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Where it stands, and the cells, of every row; None for a line with too many or too few cells."""
     if path.suffix.lower() in PARQUET:
         number = 0
@@ -160,7 +160,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _columns_of(path: Path) -> list[str]:
+def columns_of(path: Path) -> list[str]:
     if not path.is_file():
         raise missing(path, INFO.expects, "table")
     if path.suffix.lower() in PARQUET:
@@ -185,7 +185,7 @@ LISTS = {
 
 
 @dataclass
-class _Plan:
+class Plan:
     """Which columns of one table are used, and for what.
 
     Attributes:
@@ -202,44 +202,44 @@ class _Plan:
 
     def row(self, folder: Path, cells: dict[str, Any]) -> Row:
         """One row; raises `HonneError` for a cell that cannot be."""
-        path = self._text(cells, "path")
+        path = self.text(cells, "path")
         if path is None:
             raise HonneError("no image path")
-        label = self._text(cells, "label")
+        label = self.text(cells, "label")
         return Row(
-            self._text(cells, "id") or path,
+            self.text(cells, "id") or path,
             folder / path,
-            split=self._split(cells),
-            subject=self._text(cells, "subject"),
-            domain=self._text(cells, "domain"),
-            video=self._text(cells, "video"),
-            text=self._text(cells, "text"),
+            split=self.split(cells),
+            subject=self.text(cells, "subject"),
+            domain=self.text(cells, "domain"),
+            video=self.text(cells, "video"),
+            text=self.text(cells, "text"),
             time=self._number(cells, "time"),
             expression=self.codes.parse(label) if self.codes and label is not None else None,
             votes=self._votes(cells),
-            valence=self._affect(cells, "valence"),
-            arousal=self._affect(cells, "arousal"),
+            valence=self.affect(cells, "valence"),
+            arousal=self.affect(cells, "arousal"),
             box=self._box(cells),
             landmarks=self._list(cells, "landmarks", (68, 2)),
             au=self._units(cells, "au", 1),
             au_intensity=self._units(cells, "intensity", 5),
         )
 
-    def _text(self, cells: dict[str, Any], name: str) -> str | None:
+    def text(self, cells: dict[str, Any], name: str) -> str | None:
         text = str(cells[self.columns[name][0]]).strip() if name in self.columns else ""
         return None if text.lower() in BLANK else text
 
     def _number(self, cells: dict[str, Any], name: str) -> float | None:
-        text = self._text(cells, name)
-        return None if text is None else _finite([text], name)[0]
+        text = self.text(cells, name)
+        return None if text is None else finite([text], name)[0]
 
-    def _split(self, cells: dict[str, Any]) -> str | None:
-        text = self._text(cells, "split")
+    def split(self, cells: dict[str, Any]) -> str | None:
+        text = self.text(cells, "split")
         if text is not None and text.lower() not in SPLIT_NAMES:
             raise HonneError(f"'{text}' is not a split", "train, valid or test")
         return None if text is None else SPLIT_NAMES[text.lower()]
 
-    def _affect(self, cells: dict[str, Any], name: str) -> float | None:
+    def affect(self, cells: dict[str, Any], name: str) -> float | None:
         value = self._number(cells, name)
         if value is None or value in NOT_RATED:
             return None
@@ -258,7 +258,7 @@ class _Plan:
             return None
         if len(values) != np.prod(shape):
             raise HonneError(f"{name}: {len(values)} numbers instead of {np.prod(shape)}")
-        return np.array(_finite(values, name), np.float32).reshape(shape)
+        return np.array(finite(values, name), np.float32).reshape(shape)
 
     def _votes(self, cells: dict[str, Any]) -> np.ndarray | None:
         votes = self._list(cells, "votes", (len(self.classes or self.schema.expressions),))
@@ -284,7 +284,7 @@ class _Plan:
         for column in self.columns[name]:
             if str(cells[column]).strip().lower() in BLANK:
                 continue
-            value = _finite([cells[column]], column)[0]
+            value = finite([cells[column]], column)[0]
             if value in NOT_CODED:
                 continue
             if not 0 <= value <= top or (name == "au" and value not in (0, 1)):
@@ -293,7 +293,7 @@ class _Plan:
         return None if np.isnan(values).all() else values
 
 
-def _finite(values: Sequence[Any], name: str) -> list[float]:
+def finite(values: Sequence[Any], name: str) -> list[float]:
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):
@@ -305,7 +305,7 @@ def _finite(values: Sequence[Any], name: str) -> list[float]:
 
 def _columns(path: Path, wanted: Columns) -> dict[str, list[str]]:
     """Field of `Columns` -> the columns of this table that it takes."""
-    have = _columns_of(path)
+    have = columns_of(path)
     columns: dict[str, list[str]] = {}
     for field in fields(Columns):
         value, named = getattr(wanted, field.name), getattr(wanted, field.name) != field.default
@@ -326,14 +326,14 @@ def _columns(path: Path, wanted: Columns) -> dict[str, list[str]]:
     return columns
 
 
-def _plan(path: Path, wanted: Columns, label_set: str | None) -> _Plan:
+def _plan(path: Path, wanted: Columns, label_set: str | None) -> Plan:
     columns = _columns(path, wanted)
-    codes = _codes(path, columns, label_set)
+    codes = codes_of(path, columns, label_set)
     votes = columns.get("votes", [])
     classes = [codes.expressions.index(codes.parse(name) or "") for name in votes] if codes and len(votes) > 1 else []
     units = dict.fromkeys(parse_action_unit(name) for name in columns.get("au", []) + columns.get("intensity", []))
     affect = "valence" in columns and "arousal" in columns
-    return _Plan(LabelSchema(codes.expressions if codes else (), tuple(units), affect), columns, codes, classes)
+    return Plan(LabelSchema(codes.expressions if codes else (), tuple(units), affect), columns, codes, classes)
 
 
 def _unit_columns(value: str, have: list[str]) -> list[str]:
@@ -346,7 +346,7 @@ def _unit_columns(value: str, have: list[str]) -> list[str]:
     return [name for name in have if re.fullmatch(pattern, name, re.IGNORECASE)]
 
 
-def _codes(path: Path, columns: dict[str, list[str]], label_set: str | None) -> ExpressionSet | None:
+def codes_of(path: Path, columns: dict[str, list[str]], label_set: str | None) -> ExpressionSet | None:
     if "label" not in columns and "votes" not in columns:
         return None
     if label_set:
@@ -360,7 +360,7 @@ def _codes(path: Path, columns: dict[str, list[str]], label_set: str | None) -> 
         )
     column = columns["label"][0]
     labels: dict[str, str] = {}
-    for where, cells in _rows(path, [column]):
+    for where, cells in rows(path, [column]):
         text = str((cells or {}).get(column, "")).strip()
         if text.lower() not in BLANK:
             labels.setdefault(text, where)

@@ -1,0 +1,1 @@
+"""Networks that fuse sequences of several modalities."""
