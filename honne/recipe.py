@@ -107,7 +107,10 @@ class FusionOptions:
         padding: masks, what lies beyond a sequence's end is never seen; or published, it is, as zeros (mult, dmd).
         standardise: features by their mean and deviation over the training rows (train), or left as they are (none,
             published).
-        sentiment_classes: learn sentiment as so many classes, an odd number; 0 = as a number.
+        sentiment_classes: learn sentiment as so many classes, an odd number, of which the likeliest counts; 0 = as a
+            number.
+        valence_arousal_bins: learn valence and arousal each as a distribution over so many bins, whose expectation
+            counts; 0 = as numbers.
         modality_dropout: probability, in training, that a sample lacks a modality, 0..1; one always stays.
         input_dropout: modality -> dropout of its features in training, 0..1 (mult, pmr, dmd; published for text).
         attention_dropout: of attention weights, 0..1.
@@ -135,6 +138,7 @@ class FusionOptions:
     padding: Literal["masks", "published"] = "masks"
     standardise: Literal["train", "none"] = "train"
     sentiment_classes: int = 0
+    valence_arousal_bins: int = 0
     modality_dropout: float = 0.0
     input_dropout: dict[str, float] = field(default_factory=dict)
     attention_dropout: float = 0.1
@@ -154,6 +158,8 @@ class FusionOptions:
             raise WrongCall(
                 f"fusion.sentiment_classes is {self.sentiment_classes}.", "It is an odd number of classes, 3 or more."
             )
+        if self.valence_arousal_bins == 1 or self.valence_arousal_bins < 0:
+            raise WrongCall(f"fusion.valence_arousal_bins is {self.valence_arousal_bins}.", "It is 0, or 2 or more.")
         if not 0 <= self.modality_dropout < 1:
             raise WrongCall(f"fusion.modality_dropout is {self.modality_dropout}.", "It is at least 0 and below 1.")
 
@@ -169,6 +175,8 @@ class DataOptions:
         expressions: what is learned: names of classes, or of a set of them, like abaw; unset = all in the data. Rows of
             others are not labelled.
         action_units: FACS numbers, or the name of a set, like affwild2; unset = all in the data.
+        tasks: what is learned of the labels: any of expressions, action_units, valence_arousal, emotions, sentiment;
+            unset = all that there are.
         size: side of the network's input in px; unset = as prepared (times `centre`).
         centre: share of the stored pictures' side, about their centre, that is shown when measuring and analysing; goes
             with random crops in training: 0.875 and augment.crop [0.765625, 0.765625] are 224 px of 256.
@@ -196,6 +204,9 @@ class DataOptions:
     labels: Literal["same", "union"] = "same"
     expressions: str | None = None
     action_units: str | None = None
+    tasks: list[Literal["expressions", "action_units", "valence_arousal", "emotions", "sentiment"]] = field(
+        default_factory=list
+    )
     size: int | None = None
     centre: float = 1.0
     batch_size: int = 64
@@ -213,15 +224,25 @@ class DataOptions:
         """What is learned of data sets with these schemas; None = what they are all labelled with.
 
         Raises:
-            HonneError: no data set has a class or a unit that is asked for.
+            HonneError: no data set has a class, a unit or a task that is asked for.
             WrongCall: the choice does not go with `labels`.
         """
         if self.labels == "same":
             if self.expressions or self.action_units:
                 raise WrongCall("data.expressions and data.action_units choose labels.", "Add --data.labels union.")
-            return None
+            return self._tasks_of(schemas[0]) if self.tasks else None
         classes = expression_set(self.expressions).expressions if self.expressions else None
-        return union(schemas, classes, action_unit_set(self.action_units) if self.action_units else None)
+        whole = union(schemas, classes, action_unit_set(self.action_units) if self.action_units else None)
+        return self._tasks_of(whole) if self.tasks else whole
+
+    def _tasks_of(self, schema: LabelSchema) -> LabelSchema:
+        """The schema without the tasks that are not learned."""
+        if missing := [task for task in self.tasks if not getattr(schema, task)]:
+            raise HonneError(
+                f"the data have no labels of {missing[0].replace('_', ' ')}.", "Leave it out of data.tasks."
+            )
+        blank = LabelSchema()
+        return replace(schema, **{task: getattr(blank, task) for task in vars(blank) if task not in self.tasks})
 
 
 @dataclass

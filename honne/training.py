@@ -309,7 +309,8 @@ def _fusion_network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, An
     )
     kind = BACKBONES[asked.network]
     taken = inspect.signature(kind).parameters
-    shared = {"sentiment_classes": asked.sentiment_classes, "modality_dropout": asked.modality_dropout}
+    names_of_shared = ("sentiment_classes", "valence_arousal_bins", "modality_dropout")
+    shared = {name: getattr(asked, name) for name in names_of_shared}
     own = {name: value for name, value in vars(asked).items() if name in taken and name not in OF_FUSION}
     options: dict[str, Any] = {"modalities": {name: there[name] for name in names}, **own, **shared}
     options["standardise"] = asked.standardise == "train"

@@ -104,7 +104,9 @@ def known(
         else None,
         action_units=_units(data, "au", schema),
         au_intensity=_units(data, "au_intensity", schema),
-        valence_arousal=None if valence is None or arousal is None else np.stack([valence, arousal], 1),
+        valence_arousal=np.stack([valence, arousal], 1)
+        if schema.valence_arousal and valence is not None and arousal is not None
+        else None,
         landmarks=None if points is None else points.reshape(len(points), -1, 2),
         domain=_codes(data, "domain", domains),
         domains=domains,

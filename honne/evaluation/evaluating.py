@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 import honne
 from honne import metrics
+from honne.batch import Batch
 from honne.console import say
 from honne.data.manifest import PreparedData, sha256
 from honne.errors import HonneError, WrongCall
@@ -21,6 +22,7 @@ from honne.evaluation import explaining
 from honne.evaluation.challenge import ABAW, Edition, challenge_notes, challenge_result, require_vocabulary
 from honne.evaluation.comparing import paired
 from honne.evaluation.explaining import Extent
+from honne.evaluation.missing import Missing, MissingAs, missing_result
 from honne.evaluation.printing import evaluation_tables
 from honne.evaluation.running import beside_labels, run_model, smooth_outputs, videos_named
 from honne.evaluation.scoring import BASELINES, Estimates, Scored, cluster_rows, estimate, figures
@@ -57,6 +59,8 @@ def evaluate(
     smooth: str = "none",
     abaw: Edition = "none",
     submission: Path | None = None,
+    missing: Missing = "none",
+    missing_as: MissingAs = "absent",
     explanations: Extent = "none",
     map: str | None = None,
     layers: str | None = None,
@@ -92,6 +96,10 @@ def evaluate(
         abaw: also give the scores of an ABAW challenge: 2020 (7 expressions, 8 action units), unitask (2022 and later,
             8 expressions, 12 units), mtl (the multi-task tracks, the same classes).
         submission: folder for the files to send to that challenge; a split without labels is then only written.
+        missing: of models of several modalities: subsets removes every subset of them in turn, steps makes a growing
+            share of all steps zero, full does both; each figure with what it loses.
+        missing_as: absent (a modality has no steps), zeros (as many as before, of zeros, as published), or constant
+            (absent, and its branch in a causalmer model untreated).
         explanations: agreement measures how attention and class activation maps sit on the heat maps of a codebook,
             beside what maps get that know nothing of the face (needs landmarks); full also measures insertion, deletion
             and what is left of the maps when weights are drawn anew.
@@ -184,6 +192,13 @@ def evaluate(
     if labelled and abaw != "none":
         result["abaw"] = challenge_result(scored, estimates.overall)
         result["notes"] += challenge_notes(scored)
+    if labelled and missing != "none":
+
+        def changed(change: Callable[[Batch], Batch]) -> Scored:
+            said = run_model(model, opened, split, batch_size=batch_size, workers=workers, change=change)
+            return beside_labels(said, model, opened, vocabulary, clusters)
+
+        result["missing"] = missing_result(model, scored, changed, missing, missing_as, replicates, seed)
     if labelled and smoothing.kind != "none":
         before = beside_labels(raw, model, opened, vocabulary, clusters, abaw)
         result["smoothing"] = {"smooth": smooth, "measures": _smoothing(before, scored, estimates, replicates, seed)}
@@ -237,6 +252,11 @@ def _write(
     if result["metrics"]:
         written.append(path.with_suffix(".png"))
         draw(written[-1], result, scored)
+    if "missing" in result:
+        from honne.evaluation.missing_picture import draw_missing
+
+        written.append(path.with_name(f"{path.stem}_missing.png"))
+        draw_missing(written[-1], result["missing"], f"{model.name} on {result['data']['name']}, {result['split']}")
     if scored.explained and means.faces.any():
         written.append(path.with_name(f"{path.stem}_maps.png"))
         draw_mean_maps(written[-1], means, model.schema.expressions, asked)

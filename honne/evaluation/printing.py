@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from honne.console import table
+from honne.evaluation.missing import missing_table
 from honne.explain.checking import ORDERS, STAGES
 from honne.explain.measuring import NULLS
 from honne.metrics.resampling import Estimate
@@ -74,7 +75,7 @@ def evaluation_tables(result: dict[str, Any]) -> list[str | Table]:
     title = f"{result['model']['name']} on {result['data']['name']}, {result['split']}: {result['rows']:,} rows"
     overall = _plain(title, *_beside_published(f"value [95 % over {resampled(result)}]", result["metrics"], result))
     parts: list[str | Table] = [*_warnings(result), overall if result["metrics"] else title]
-    parts += challenge_tables(result) + smoothing_tables(result)
+    parts += challenge_tables(result) + smoothing_tables(result) + missing_tables(result)
     if "classes" in result:
         columns = ("rows", "precision", "recall", "f1")
         parts.append(_by("class", columns, result["classes"]))
@@ -93,6 +94,16 @@ def challenge_tables(result: dict[str, Any]) -> list[str | Table]:
     counts = ", ".join(f"{rows:,} {task}" for task, rows in found["rows"].items())
     rows = ([name_of(name), shown(entry)] for name, entry in found["measures"].items())
     return [_plain(f"ABAW {found['edition']}; rows: {counts}", ("score", "value [95 %]"), rows)]
+
+
+def missing_tables(result: dict[str, Any]) -> list[str | Table]:
+    """Every measure and its drop when modalities or steps are missing."""
+    if "missing" not in result:
+        return []
+    found = result["missing"]
+    heads, lines = missing_table(found)
+    heads = [name_of(head) if head in found["measures"] else head for head in heads]
+    return [_plain(f"What is missing ({found['as']}), and what that costs [95 %]", tuple(heads), lines)]
 
 
 def smoothing_tables(result: dict[str, Any]) -> list[str | Table]:

@@ -52,7 +52,14 @@ FRAMES_AT_ONCE = 1 << 14
 
 
 def run_model(
-    model: Model, data: PreparedData, split: str, *, batch_size: int = 32, workers: int = 0, flips: bool = False
+    model: Model,
+    data: PreparedData,
+    split: str,
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+    flips: bool = False,
+    change: Callable[[Batch], Batch] | None = None,
 ) -> Outputs:
     """Predictions for every row of a split.
 
@@ -66,6 +73,7 @@ def run_model(
         batch_size: rows at once; does not change the result.
         workers: loading processes.
         flips: average over every image and its mirror image.
+        change: what is done to every batch before the model sees it.
 
     Raises:
         HonneError: the data lack what the model reads.
@@ -79,7 +87,7 @@ def run_model(
     rows: list[np.ndarray] = []
     with progress() as bar:
         task = bar.add_task(f"{model.name} on {data.schema.name} {split}", total=len(wanted))
-        for batch in shown:
+        for batch in shown if change is None else map(change, shown):
             rows.append(np.zeros(0, np.int64) if batch.index is None else batch.index.cpu().numpy())
             if model.length:
                 features.append([_features(model, each) for each in _views(batch, flips)])

@@ -25,7 +25,7 @@ from torch import Tensor
 from honne.batch import Batch
 from honne.data.loading import DataModule
 from honne.methods.base import Method
-from honne.networks.counterfactual import CounterfactualNetwork, Effects, Fusion, Scores, effects
+from honne.networks.counterfactual import CounterfactualNetwork, Effects, Scores, effects
 from honne.networks.fusion.branches import Branch
 from honne.networks.fusion.outputs import Outputs
 
@@ -44,8 +44,6 @@ class CausalmerOptions:
         gamma: weight of what the fusion network adds of its own (DMD).
         grouping: over what the softmax of effects goes: flat, all outputs at once (published), or task, expressions and
             each emotion's pair by themselves.
-        numbers: what trains the constants for outputs that are numbers (sentiment, valence, arousal): published,
-            nothing, so that they stay as they are; or squared, the squared error of the direct effects to the total.
         branches: modality -> light, mean, resnet18 (published for audio and vision) or albert (published for text).
         direct_weights: modality -> weight of its direct effect in the prediction; 1 where none is named.
         predict_with: tie, te (scores fused, nothing subtracted), backbone (the fusion network alone), or a modality.
@@ -62,7 +60,6 @@ class CausalmerOptions:
     beta: float = 1.0
     gamma: float = 1.0
     grouping: Literal["flat", "task"] = "flat"
-    numbers: Literal["published", "squared"] = "published"
     branches: dict[str, Branch] = field(default_factory=dict)
     direct_weights: dict[str, float] = field(default_factory=dict)
     predict_with: str = "tie"
@@ -98,17 +95,6 @@ def constants_loss(found: Effects, groups: Sequence[slice]) -> Tensor:
     return torch.stack([cross_entropy(total, direct.sum(0), groups), *to_each]).sum() + torch.stack(neighbours).mean()
 
 
-def squared_loss(found: Effects, numbers: Sequence[int]) -> Tensor:
-    """Squared errors of the direct effects, and of each one, to the total effect; mean over B and the numbers.
-
-    What the published loss is for scores that a softmax makes the same whatever they are: it draws the constants to
-    where direct effects explain the most of the answer.
-    """
-    columns = list(numbers)
-    total, direct = found.total[:, columns], found.direct[:, :, columns]
-    return (total - direct.sum(0)).square().mean() + (total - direct).square().mean((1, 2)).sum()
-
-
 class Causalmer(Method):
     """See the module's text.
 
@@ -136,7 +122,7 @@ class Causalmer(Method):
         cls, options: CausalmerOptions, kind: str, given: dict[str, Any], data: DataModule
     ) -> tuple[str, dict[str, Any]]:
         """The network as given with branches and constants around it."""
-        outside = ("modalities", "sentiment_classes", "modality_dropout", "standardise")
+        outside = ("modalities", "sentiment_classes", "valence_arousal_bins", "modality_dropout", "standardise")
         backbone = {name: value for name, value in given.items() if name not in outside}
         return "counterfactual", {
             **{name: given[name] for name in outside},
@@ -160,12 +146,9 @@ class Causalmer(Method):
 
     def _constants(self, scores: Scores) -> Tensor:
         joint, branches = scores.backbone.logits.detach().float(), scores.branches.detach().float()
-        fusion: Fusion = self.options.fusion
-        found = effects(fusion, joint, branches, self.network.constants)
-        lost = constants_loss(found, self.groups) if self.groups else self.network.constants.sum() * 0
-        if self.options.numbers == "squared" and self.network.outputs.numbers:
-            lost = lost + squared_loss(found, self.network.outputs.numbers)
-        return lost
+        if not self.groups:  # of a single number every softmax is 1
+            return self.network.constants.sum() * 0
+        return constants_loss(effects(self.options.fusion, joint, branches, self.network.constants), self.groups)
 
     def rates(self) -> dict[str, float]:
         """Beginning of a parameter's name -> its learning rate, where that is not the recipe's."""
@@ -182,7 +165,8 @@ class Causalmer(Method):
 def inert(options: CausalmerOptions, outputs: Outputs) -> list[str]:
     """What of the method has no effect with these options and tasks, one sentence each.
 
-    Source: section 2.5 of the method's equations: with `tanh` the constants cancel; with one number the softmax is 1.
+    With `tanh` the constants cancel; the softmax of one number is 1, so that they have no gradient; and a gate
+    (`mask`) or logarithm (`sum`, `hm`) of probabilities is no scale for a number.
     """
     found = []
     if options.fusion == "tanh":
@@ -190,12 +174,11 @@ def inert(options: CausalmerOptions, outputs: Outputs) -> list[str]:
             "causalmer.fusion tanh: what is subtracted only shifts all scores alike, so that the constants never learn "
             "and the prediction is that of the fusion network. Take mask, sum or hm for a debiased one."
         )
-    elif outputs.numbers and options.numbers == "published" and not outputs.alternatives:
-        nothing = options.fusion == "mask" and options.constant == 0
+    if outputs.numbers and not outputs.alternatives:
+        nothing = ", nothing is subtracted (TIE equals TE)" if options.fusion == "mask" and not options.constant else ""
         found.append(
-            "causalmer on numbers (sentiment, valence, arousal), as published: the loss of the constants is always 0, "
-            f"so that they stay {options.constant:g}"
-            + (" and nothing is subtracted: TIE equals TE." if nothing else ".")
-            + " Add --causalmer.numbers squared, or learn classes: --fusion.sentiment_classes 7."
+            f"causalmer on numbers, as published: the loss of the constants is always 0, so that they stay "
+            f"{options.constant:g}{nothing}, and fused scores fit numbers badly. Learn classes in their place: "
+            "--fusion.sentiment_classes 7, or --fusion.valence_arousal_bins 20."
         )
     return found

@@ -169,7 +169,11 @@ class CounterfactualNetwork(FusionNetwork):
         if predict_with not in ("tie", "te", "backbone", *modalities):
             choice = ", ".join(("tie", "te", "backbone", *modalities))
             raise WrongCall(f"causalmer.predict_with: '{predict_with}' is not one of {choice}.")
-        own: dict[str, Any] = {"sentiment_classes": self.outputs.sentiment_classes, "standardise": False}
+        own: dict[str, Any] = {
+            "sentiment_classes": self.outputs.sentiment_classes,
+            "valence_arousal_bins": self.outputs.valence_arousal_bins,
+            "standardise": False,
+        }
         self.backbone = BACKBONES[backbone["kind"]](schema, modalities, **backbone["options"], **own)
         self.hidden, self.parts = self.backbone.hidden, self.backbone.parts
         self.branches: Any = nn.ModuleDict(

@@ -100,7 +100,13 @@ class AlbertBranch(nn.Module):
             ) from None
         # vocabulary of one: word vectors come in, and the table of words is never asked
         config = AlbertConfig(
-            vocab_size=1, pad_token_id=0, hidden_size=768, num_attention_heads=12, intermediate_size=3072
+            vocab_size=1,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=None,
+            hidden_size=768,
+            num_attention_heads=12,
+            intermediate_size=3072,
         )
         self.inputs = nn.Linear(features, config.embedding_size)
         self.albert = AlbertModel(config, add_pooling_layer=False)

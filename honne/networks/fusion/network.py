@@ -69,7 +69,7 @@ class FusionNetwork(nn.Module):
     Args:
         schema: what to predict.
         modalities: name -> number of features, in the order in which the hidden state has them.
-        sentiment_classes: see `Outputs`.
+        sentiment_classes, valence_arousal_bins: see `Outputs`.
         standardise: whether features are standardised by statistics of the training data.
         modality_dropout: probability, in training, that a sample lacks a modality; one always stays.
         masks: whether lengths are respected; else every sequence counts as full, as in the published code.
@@ -87,6 +87,7 @@ class FusionNetwork(nn.Module):
         schema: LabelSchema,
         modalities: Modalities,
         sentiment_classes: int = 0,
+        valence_arousal_bins: int = 0,
         standardise: bool = True,
         modality_dropout: float = 0.0,
         masks: bool = True,
@@ -98,7 +99,7 @@ class FusionNetwork(nn.Module):
                 "Choose others: --fusion.modalities, or data that have more.",
             )
         self.widths = dict(modalities)
-        self.outputs = Outputs(schema, sentiment_classes)
+        self.outputs = Outputs(schema, sentiment_classes, valence_arousal_bins)
         self.standardise = Standardise(modalities) if standardise else None
         self.modality_dropout, self.masks = modality_dropout, masks
         self.parts = {}

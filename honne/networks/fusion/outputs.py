@@ -27,12 +27,16 @@ class Outputs:
 
     Args:
         schema: tasks: C logits of expressions; 2 of every emotion, absent and present; sentiment, one number or a logit
-            per class; valence and arousal, whose tanh counts; a logit of every action unit.
-        sentiment_classes: classes of sentiment, odd: -k .. k of the schema's scale in equal steps; 0 for a number.
+            per class; valence and arousal, each one number whose tanh counts, or a logit per bin; a logit of every
+            action unit.
+        sentiment_classes: classes of sentiment, odd: from end to end of the schema's scale in equal steps; 0 for a
+            number.
+        valence_arousal_bins: bins of valence and of arousal, from -1 to 1 in equal steps; 0 for numbers.
     """
 
     schema: LabelSchema
     sentiment_classes: int = 0
+    valence_arousal_bins: int = 0
 
     @cached_property
     def slices(self) -> dict[str, slice]:
@@ -42,7 +46,7 @@ class Outputs:
             "expression": len(schema.expressions),
             "emotions": 2 * len(schema.emotions),
             "sentiment": (self.sentiment_classes or 1) if schema.sentiment else 0,
-            "valence_arousal": 2 * schema.valence_arousal,
+            "valence_arousal": 2 * (self.valence_arousal_bins or 1) * schema.valence_arousal,
             "action_units": len(schema.action_units),
         }
         found, start = {}, 0
@@ -59,14 +63,19 @@ class Outputs:
 
     @cached_property
     def alternatives(self) -> list[slice]:
-        """Columns that exclude each other, group by group: expressions, each emotion's pair, classes of sentiment."""
-        found = []
-        for task, part in self.slices.items():
-            if task == "emotions":
-                found += [slice(start, start + 2) for start in range(part.start, part.stop, 2)]
-            elif part.stop - part.start > 1 and task not in ("valence_arousal", "action_units"):
-                found.append(part)
-        return found
+        """Columns that exclude each other, group by group: expressions, each emotion's pair, classes and bins."""
+        sizes = {
+            "expression": len(self.schema.expressions),
+            "emotions": 2,
+            "sentiment": self.sentiment_classes,
+            "valence_arousal": self.valence_arousal_bins,
+        }
+        return [
+            slice(start, start + sizes[task])
+            for task, part in self.slices.items()
+            if sizes.get(task)
+            for start in range(part.start, part.stop, sizes[task])
+        ]
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -87,7 +96,11 @@ class Outputs:
         )
         if "emotions" in parts:
             found.emotions = parts["emotions"].unflatten(1, (-1, 2))
-        if "valence_arousal" in parts:
+        if "valence_arousal" in parts and self.valence_arousal_bins:
+            found.valence_arousal_bins = parts["valence_arousal"].unflatten(1, (2, -1))
+            values = torch.linspace(-1, 1, self.valence_arousal_bins).to(logits)
+            found.valence_arousal = found.valence_arousal_bins.softmax(2) @ values
+        elif "valence_arousal" in parts:
             found.valence_arousal = parts["valence_arousal"].tanh()
         if "sentiment" in parts and self.sentiment_classes:
             found.sentiment_classes = parts["sentiment"]
@@ -115,6 +128,9 @@ class Outputs:
             found["sentiment"] = sentiment_loss(said.sentiment, labels.sentiment)
         if said.valence_arousal is not None and labels.valence_arousal is not None:
             found["valence_arousal"] = valence_arousal_loss(said.valence_arousal, labels.valence_arousal)
+        if said.valence_arousal_bins is not None and labels.valence_arousal is not None:
+            bins, target = said.valence_arousal_bins.flatten(0, 1), labels.valence_arousal.flatten()
+            found["valence_arousal"] += sentiment_class_loss(bins, target, 2 / (self.valence_arousal_bins - 1))
         if said.action_units is not None and labels.action_units is not None:
             found["action_units"] = action_unit_loss(said.action_units, labels.action_units)
         if not found:
