@@ -119,7 +119,7 @@ class FusionOptions:
         residual_dropout: of what a layer adds, 0..1.
         embed_dropout: of embedded sequences, 0..1.
         output_dropout: before the outputs, 0..1.
-        dropout_mode: of attention weights on a CPU: byte, the probability in steps of 1/256, several times faster; or
+        dropout_mode: of mult, pmr and dmd on a CPU: byte, probabilities in steps of 1/256, several times faster; or
             exact.
         aggregate: of what modalities say to the hub (pmr): sum or attention.
         residual: whether the target is added to gated attention (pmr).

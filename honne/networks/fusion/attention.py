@@ -1,9 +1,9 @@
 """Scaled dot-product attention of sequences of different lengths, and its dropout.
 
 On a CPU, dropout of attention weights costs more than the products: every weight draws a random number, and weights,
-mask and dropped weights are kept for the backward pass. `byte` draws one random byte per weight, from a generator that
-is seeded by torch's, goes through a few heads at a time, so that their weights stay in the cache, and makes weights and
-bytes again in the backward pass instead of keeping them. Everywhere else PyTorch's own kernels are used.
+mask and dropped weights are kept for the backward pass. With `byte` (`honne.networks.fusion.dropout`) a few heads at a
+time are worked on, so that their weights stay in the cache, and weights and bytes are made again in the backward pass
+instead of kept. Everywhere else PyTorch's own kernels are used.
 
 Sources: Vaswani et al., NeurIPS 2017 (attention); Dao et al., NeurIPS 2022 (weights made again in the backward pass).
 """
@@ -11,18 +11,16 @@ Sources: Vaswani et al., NeurIPS 2017 (attention); Dao et al., NeurIPS 2022 (wei
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from honne.errors import WrongCall
-
-AttentionDropout = Literal["byte", "exact"]
-"""`byte`: the probability is rounded to a multiple of 1/256 (0.2 is 51/256 = 0.199); `exact`: as it is."""
+from honne.networks.fusion.dropout import LEVELS, DropoutMode, drawn_seed, generator, kept
 
 CACHED = 1 << 20
 """Weights that are worked on at once, about: 4 MB, two of which stay in the cache of a core."""
@@ -78,9 +76,7 @@ def visible(
     return Visible(torch.ones(queries, keys, dtype=torch.bool, device=device).tril(offset)[None, None])
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, seen: Visible, dropout: float = 0.0, mode: AttentionDropout = "byte"
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Visible, dropout: float = 0.0, mode: DropoutMode = "byte") -> Tensor:
     """softmax(q k^T / sqrt(D)) v, with some of the weights dropped.
 
     Args:
@@ -89,13 +85,14 @@ def attend(
         v: (B, H, Tk, D).
         seen: keys that each query sees; every query sees one at least.
         dropout: probability that a weight is dropped, 0..1; 0 outside of training.
-        mode: see `AttentionDropout`; devices other than a CPU are always exact.
+        mode: see `DropoutMode`.
 
     Returns:
         (B, H, Tq, D).
     """
-    if mode == "byte" and q.device.type == "cpu" and round(dropout * 256):
-        return _ByteDropout.apply(q, k, v, seen, round(dropout * 256))
+    dropped = round(dropout * LEVELS)
+    if mode == "byte" and q.device.type == "cpu" and dropped:
+        return _ByteDropout.apply(q, k, v, seen, dropped)
     dropout = dropout if mode == "exact" or q.device.type != "cpu" else 0.0
     return F.scaled_dot_product_attention(q, k, v, seen.mask, dropout, seen.causal)
 
@@ -106,14 +103,14 @@ class _ByteDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Visible, dropped: int) -> Tensor:
         ctx.seen, ctx.dropped, ctx.shape, ctx.type = seen, dropped, q.shape, q.dtype
-        ctx.seed = int(torch.randint(2**62, ()))
+        ctx.seed = drawn_seed()
         scale = q.shape[-1] ** -0.5
         q, k, v = ((each * factor).flatten(0, 1).float() for each, factor in ((q, scale), (k, 1), (v, 1)))
         out = torch.empty_like(q)
         for part, keep, bias in _parts(ctx, k.shape[1]):
             weights = _weights(q[part], k[part], bias).mul_(keep)
             torch.bmm(weights, v[part], out=out[part])
-        out *= 256 / (256 - dropped)
+        out *= LEVELS / (LEVELS - dropped)
         ctx.save_for_backward(q, k, v, out)
         return out.unflatten(0, ctx.shape[:2]).to(ctx.type)
 
@@ -123,7 +120,7 @@ class _ByteDropout(torch.autograd.Function):
         gradient = gradients[0].flatten(0, 1).float()
         # sum_j dP_ij P_ij = dO_i . O_i, whatever was dropped (Dao et al., section B.2)
         along = (gradient * out).sum(-1, keepdim=True)
-        gradient = gradient * (256 / (256 - ctx.dropped))
+        gradient = gradient * (LEVELS / (LEVELS - ctx.dropped))
         of_q, of_k, of_v = (torch.empty_like(each) for each in (q, k, v))
         for part, keep, bias in _parts(ctx, k.shape[1]):
             weights = _weights(q[part], k[part], bias)
@@ -142,11 +139,11 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
     return torch.softmax(scores, -1)
 
 
-def _parts(ctx: Any, keys: int) -> Any:
+def _parts(ctx: Any, keys: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Slices of the B * H heads, with what is kept of their weights, 0 or 1, and what is added to their scores."""
     batch, heads, queries, _ = ctx.shape
     count = max(1, CACHED // (queries * keys))
-    random = np.random.Generator(np.random.SFC64(ctx.seed))
+    random = generator(ctx.seed)
     bias = None
     if ctx.seen.causal or ctx.seen.mask is not None:
         mask = ctx.seen.mask
@@ -155,9 +152,7 @@ def _parts(ctx: Any, keys: int) -> Any:
     for start in range(0, batch * heads, count):
         part = slice(start, min(start + count, batch * heads))
         size = part.stop - part.start
-        drawn = random.integers(0, 2**64, -(-size * queries * keys // 8), np.uint64).view(np.uint8)
-        drawn = drawn[: size * queries * keys].reshape(size, queries, keys)
-        keep = torch.from_numpy(drawn) >= ctx.dropped
+        keep = kept(random, (size, queries, keys), ctx.dropped)
         own = bias
         if bias is not None and len(bias) > 1:
             own = bias[torch.arange(part.start, part.stop) // heads]
@@ -171,13 +166,13 @@ class Attention(nn.Module):
         width: of queries and keys.
         heads: how many; they divide the width.
         dropout: of the weights in training, 0..1.
-        mode: see `AttentionDropout`.
+        mode: see `DropoutMode`.
 
     Raises:
         WrongCall: the heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, mode: AttentionDropout = "byte") -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, mode: DropoutMode = "byte") -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise WrongCall(f"{heads} heads do not divide a width of {width}.", "Change fusion.heads or fusion.width.")

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from honne.batch import Labels
 from honne.errors import HonneError
 from honne.labels import LabelSchema
-from honne.networks.fusion.attention import AttentionDropout
 from honne.networks.fusion.distillation import GraphDistillation, margin_loss, orthogonality
+from honne.networks.fusion.dropout import DropoutMode, drop
 from honne.networks.fusion.mult import Crossmodal
 from honne.networks.fusion.network import Fused, FusionNetwork, Modalities, Projection, ReadOut
 from honne.networks.fusion.transformer import Drops, Encoder, Padding, Steps
@@ -90,7 +90,7 @@ class DMD(FusionNetwork):
         order: the modalities, best teacher first; by default text, vision, audio, as published, or as in `modalities`.
         input_dropout: modality -> dropout of its features in training, 0..1.
         attention_dropout, attention_dropouts, relu_dropout, residual_dropout, embed_dropout, output_dropout: see MulT.
-        dropout_mode: see `honne.networks.fusion.attention`.
+        dropout_mode: see `honne.networks.fusion.dropout`.
         distillation: widths of the homogeneous and the heterogeneous unit.
         causal, padding: as of MulT.
         shared: arguments of `FusionNetwork`.
@@ -116,7 +116,7 @@ class DMD(FusionNetwork):
         residual_dropout: float = 0.0,
         embed_dropout: float = 0.0,
         output_dropout: float = 0.0,
-        dropout_mode: AttentionDropout = "byte",
+        dropout_mode: DropoutMode = "byte",
         distillation: tuple[int, int] = (64, 32),
         causal: bool = True,
         padding: Padding = "masks",
@@ -127,6 +127,7 @@ class DMD(FusionNetwork):
         published = set(names) == set(PUBLISHED_ORDER)
         self.order = tuple(order) or (PUBLISHED_ORDER if published else names)
         self.lengths, self.input_dropout = dict(lengths), dict(input_dropout or {})
+        self.dropout_mode: DropoutMode = dropout_mode
         steps = {name: lengths[name] - kernels.get(name, 1) + 1 for name in names}
         if short := [name for name in names if steps[name] < 1]:
             raise HonneError(
@@ -177,7 +178,7 @@ class DMD(FusionNetwork):
         projected, exclusive, common, ends = {}, {}, {}, {}
         for name, steps in sequences.items():
             steps = self._fitted(name, steps)
-            values = F.dropout(steps.values, self.input_dropout.get(name, 0.0), self.training)
+            values = drop(steps.values, self.input_dropout.get(name, 0.0), self.training, self.dropout_mode)
             steps = self.projections[name](Steps(values, steps.lengths))
             projected[name], ends[name] = steps.values.mT, steps.lengths
             exclusive[name], common[name] = self.exclusive[name](projected[name]), self.common(projected[name])

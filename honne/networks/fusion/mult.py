@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from honne.errors import WrongCall
 from honne.labels import LabelSchema
+from honne.networks.fusion.dropout import DropoutMode, drop
 from honne.networks.fusion.network import Fused, FusionNetwork, Modalities, Projection, ReadOut
 from honne.networks.fusion.transformer import Drops, Encoder, Padding, Steps
 
@@ -93,7 +93,7 @@ class MulT(FusionNetwork):
         input_dropout: modality -> dropout of its features in training, 0..1; published for text.
         attention_dropout, attention_dropouts, relu_dropout, residual_dropout, embed_dropout: see `Crossmodal`, `Drops`.
         output_dropout: in the last residual block.
-        dropout_mode: see `honne.networks.fusion.attention`.
+        dropout_mode: see `honne.networks.fusion.dropout`.
         causal: whether steps see no later ones (the published setting).
         padding: `masks` respects lengths; `published`: zeros beyond them are seen, and features of the network's own
             width are not projected.
@@ -116,13 +116,14 @@ class MulT(FusionNetwork):
         residual_dropout: float = 0.0,
         embed_dropout: float = 0.0,
         output_dropout: float = 0.0,
-        dropout_mode: Any = "byte",
+        dropout_mode: DropoutMode = "byte",
         causal: bool = True,
         padding: Padding = "masks",
         **shared: Any,
     ) -> None:
         super().__init__(schema, modalities, masks=padding == "masks", **shared)
         self.input_dropout = dict(input_dropout or {})
+        self.dropout_mode: DropoutMode = dropout_mode
         kernels, targets = kernels or {}, targets or self.modalities
         for name in (*kernels, *targets, *self.input_dropout, *(attention_dropouts or {})):
             if name not in modalities:
@@ -151,7 +152,7 @@ class MulT(FusionNetwork):
         """The streams (B, T', d)."""
         found = {}
         for name, steps in sequences.items():
-            values = F.dropout(steps.values, self.input_dropout.get(name, 0.0), self.training)
+            values = drop(steps.values, self.input_dropout.get(name, 0.0), self.training, self.dropout_mode)
             found[name] = self.projections[name](Steps(values, steps.lengths))
         return found
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from honne.labels import LabelSchema
-from honne.networks.fusion.attention import Attention, AttentionDropout, Visible
+from honne.networks.fusion.attention import Attention, Visible
+from honne.networks.fusion.dropout import DropoutMode, drop
 from honne.networks.fusion.network import Fused, FusionNetwork, Modalities, Projection, ReadOut
 from honne.networks.fusion.transformer import Steps, embedded
 
@@ -34,7 +34,7 @@ class Reinforcement(nn.Module):
         heads: of both attentions.
         attention_dropout, relu_dropout, residual_dropout: probabilities in training, 0..1.
         residual: whether the target is added to the gated attention; the paper does not say.
-        mode: see `honne.networks.fusion.attention`.
+        mode: see `honne.networks.fusion.dropout`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Reinforcement(nn.Module):
         relu_dropout: float,
         residual_dropout: float,
         residual: bool,
-        mode: AttentionDropout,
+        mode: DropoutMode,
     ) -> None:
         super().__init__()
         self.itself, self.across = (Attention(width, heads, attention_dropout, mode) for _ in range(2))
@@ -53,6 +53,7 @@ class Reinforcement(nn.Module):
         self.norm_attention, self.norm_feedforward = nn.LayerNorm(width), nn.LayerNorm(width)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.relu_dropout, self.residual_dropout, self.residual = relu_dropout, residual_dropout, residual
+        self.mode: DropoutMode = mode
 
     def forward(self, target: Tensor, source: Tensor, own: Visible, other: Visible) -> Tensor:
         """(B, T, d) of the target after looking at the source (B, S, d)."""
@@ -60,8 +61,8 @@ class Reinforcement(nn.Module):
         gate = self.gate(torch.cat([itself, across], 2)).sigmoid()
         found = gate * across + (1 - gate) * itself
         x = self.norm_attention(target + found if self.residual else found)
-        inner = F.dropout(self.expand(x).relu(), self.relu_dropout, self.training)
-        return self.norm_feedforward(x + F.dropout(self.contract(inner), self.residual_dropout, self.training))
+        inner = drop(self.expand(x).relu(), self.relu_dropout, self.training, self.mode)
+        return self.norm_feedforward(x + drop(self.contract(inner), self.residual_dropout, self.training, self.mode))
 
 
 class PMR(FusionNetwork):
@@ -80,7 +81,7 @@ class PMR(FusionNetwork):
         residual: see `Reinforcement`.
         input_dropout: modality -> dropout of its features in training, 0..1.
         attention_dropout, relu_dropout, residual_dropout, embed_dropout, output_dropout: probabilities, 0..1.
-        dropout_mode: see `honne.networks.fusion.attention`.
+        dropout_mode: see `honne.networks.fusion.dropout`.
         shared: arguments of `FusionNetwork`.
     """
 
@@ -100,11 +101,12 @@ class PMR(FusionNetwork):
         residual_dropout: float = 0.0,
         embed_dropout: float = 0.0,
         output_dropout: float = 0.0,
-        dropout_mode: AttentionDropout = "byte",
+        dropout_mode: DropoutMode = "byte",
         **shared: Any,
     ) -> None:
         super().__init__(schema, modalities, **shared)
         self.input_dropout, self.embed_dropout = dict(input_dropout or {}), embed_dropout
+        self.dropout_mode: DropoutMode = dropout_mode
         kernels = kernels or {}
         self.projections: Any = nn.ModuleDict(
             {name: Projection(features, width, kernels.get(name, 1)) for name, features in modalities.items()}
@@ -132,10 +134,10 @@ class PMR(FusionNetwork):
         """The hidden state has d numbers of each modality."""
         streams, lengths, masks = {}, {}, {}
         for name, steps in sequences.items():
-            values = F.dropout(steps.values, self.input_dropout.get(name, 0.0), self.training)
+            values = drop(steps.values, self.input_dropout.get(name, 0.0), self.training, self.dropout_mode)
             steps = self.projections[name](Steps(values, steps.lengths))
             lengths[name], masks[name] = steps.lengths, steps.mask()
-            streams[name] = F.dropout(embedded(steps, "masks"), self.embed_dropout, self.training)
+            streams[name] = drop(embedded(steps, "masks"), self.embed_dropout, self.training, self.dropout_mode)
         hub = torch.cat(list(streams.values()), 1)
         whole = None
         if any(mask is not None for mask in masks.values()):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from honne.networks.fusion.attention import Attention, AttentionDropout, Visible, visible
+from honne.networks.fusion.attention import Attention, Visible, visible
+from honne.networks.fusion.dropout import DropoutMode, drop
 
 Padding = Literal["masks", "published"]
 """`masks`: what lies beyond a sequence's length is never seen; `published`: it is, as zeros, and a step whose first
@@ -30,14 +31,14 @@ class Drops:
         relu: in the feed-forward network.
         residual: of what a layer adds.
         embed: of the embedded input.
-        mode: of attention weights; see `honne.networks.fusion.attention`.
+        mode: how entries are drawn; see `DropoutMode`.
     """
 
     attention: float = 0.0
     relu: float = 0.0
     residual: float = 0.0
     embed: float = 0.0
-    mode: AttentionDropout = "byte"
+    mode: DropoutMode = "byte"
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,10 @@ class Layer(nn.Module):
         return self._rest(steps.last(), self.attention(query, keys, seen))
 
     def _rest(self, x: Tensor, found: Tensor) -> Tensor:
-        x = x + F.dropout(found, self.drops.residual, self.training)
-        inner = F.dropout(self.expand(self.norm_feedforward(x)).relu(), self.drops.relu, self.training)
-        return x + F.dropout(self.contract(inner), self.drops.residual, self.training)
+        drops = self.drops
+        x = x + drop(found, drops.residual, self.training, drops.mode)
+        inner = drop(self.expand(self.norm_feedforward(x)).relu(), drops.relu, self.training, drops.mode)
+        return x + drop(self.contract(inner), drops.residual, self.training, drops.mode)
 
 
 class Encoder(nn.Module):
@@ -184,7 +186,7 @@ class Encoder(nn.Module):
 
     def embedded(self, steps: Steps) -> Tensor:
         """(B, T, W) in training with dropout."""
-        return F.dropout(embedded(steps, self.padding), self.drops.embed, self.training)
+        return drop(embedded(steps, self.padding), self.drops.embed, self.training, self.drops.mode)
 
     def forward(self, steps: Steps, source: Steps | None = None) -> Steps:
         """What a sequence becomes that looks at a source, or at itself."""
