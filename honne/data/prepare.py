@@ -64,6 +64,7 @@ def prepare(
     thin: Literal["none", "published"] | None = None,
     pickles: str | None = None,
     paths: Literal["below", "given"] | None = None,
+    channel: Literal["speech", "song", "all"] | None = None,
     fps: float | None = None,
     timing: Timing | None = None,
     padding: Padding | None = None,
@@ -135,6 +136,7 @@ def prepare(
         pickles: multitask_pickles: a pickle, or a folder of them. Default: those in ROOT.
         paths: multitask_pickles: below finds each picture below ROOT by the end of its path, given takes the paths as
             they are. Default: below.
+        channel: ravdess: speech, song or all. Default: speech.
         fps: affwild2, saffwild2, multitask_pickles: frames per second, for the times of numbered frames. Default: 30.
         timing: mult, mmsa: aligned (a step of every modality is the same word) or unaligned. Default: the only one
             there.
@@ -215,6 +217,7 @@ def prepare(
         "thin": thin,
         "pickles": pickles,
         "paths": paths,
+        "channel": channel,
         "fps": fps,
         "timing": timing,
         "padding": padding,

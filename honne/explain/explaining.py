@@ -19,8 +19,10 @@ from honne.analysis.table import OUTPUTS_ARE
 from honne.console import progress, say, table
 from honne.data.landmarks import MeshLandmarks
 from honne.errors import WrongCall
+from honne.explain.contributions import Level, Value
 from honne.explain.explainer import PREDICTED, Explainer
 from honne.explain.gallery import NOTE, TABLE, Gallery, Where, require_free
+from honne.explain.modalities import ModalitiesExplained, explain_modalities, show
 from honne.faces.face import Face
 from honne.faces.quality import LOW_QUALITY
 from honne.faces.track import Tracker
@@ -57,16 +59,22 @@ def explain(
     finder: str = "mediapipe",
     landmarks: Literal["finder", "mesh"] = "finder",
     fps: float = 1.0,
+    split: str = "test",
+    value: Value = "prob",
+    level: Level = "input",
     overwrite: bool = False,
-) -> Explained:
+) -> Explained | ModalitiesExplained:
     """Show where a model looks for the apparent expression of a face, and which action units that agrees with.
+
+    Of a model of several modalities: what each contributes, by exact Shapley values, shuffling, and the direct effects
+    of the causal graph; for one prepared data set, or for clips. OUT/contributions.parquet has a row per sample.
 
     Every face becomes a picture, OUT/NAME_faceK.png: the face, the map over it, the attention, the codebook's map, and
     which regions the map sits on. OUT/explanations.csv has a row per face, explanations.npz the arrays.
 
     Args:
         model: name or folder of a model; in Python also a loaded one.
-        inputs: pictures, videos, or folders of them.
+        inputs: pictures, videos, or folders of them; of models of several modalities clips, or a prepared data set.
         out: folder for the results.
         map: layercam, gradcam, cam, ..., class_map (of a head that has one), attention, or au for the codebook's own
             map; unset takes the model's own, else layercam.
@@ -76,6 +84,10 @@ def explain(
         finder: what finds faces: mediapipe, tasks:FILE, yunet:FILE, table:FILE (known boxes or landmarks) or cropped.
         landmarks: those of the finder, or found by the mesh in the crop, for pictures that are faces already.
         fps: of videos: frames per second of media time at most.
+        split: of a prepared data set: train, valid or test.
+        value: what modalities contribute to: prob (the label's probability; without a label that of what is predicted),
+            accuracy, neg_loss, or output (the number that is predicted).
+        level: where a modality is taken away: input (its sequence) or hidden (its columns of the fused state).
         overwrite: replace explanations that are in OUT.
 
     Returns:
@@ -89,10 +101,15 @@ def explain(
         raise WrongCall(f"fps must be more than 0, not {fps}.")
     if landmarks not in ("finder", "mesh"):
         raise WrongCall(f"landmarks: '{landmarks}' is not one of finder, mesh.")
+    named = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    opened = loaded(model, finder)
+    if opened.modalities:
+        _require_usual(map=map, layer=layer, target=target, codebook=codebook, finder=finder, landmarks=landmarks)
+        return explain_modalities(opened, [str(each) for each in named], Path(out), split, value, level, overwrite)
     planned = plan([inputs] if isinstance(inputs, (str, Path)) else inputs)
     if any(each.kind == "camera" for each in planned):
         raise WrongCall("a camera cannot be explained.", "Record a video and explain that.")
-    explainer = Explainer(loaded(model, finder), map, layer, codebook)
+    explainer = Explainer(opened, map, layer, codebook)
     expression = None if target == PREDICTED else explainer.expression(target)
     out = Path(out)
     if not overwrite:
@@ -114,6 +131,19 @@ def explain(
             faces.without,
         )
     return Explained(out, rows)
+
+
+def _require_usual(**given: str | None) -> None:
+    """Refuse options of pictures for a model of several modalities.
+
+    Raises:
+        WrongCall: one is given.
+    """
+    usual = {"layer": LAST, "target": PREDICTED, "finder": "mediapipe", "landmarks": "finder"}
+    if chosen := [name for name, value in given.items() if value != usual.get(name)]:
+        raise WrongCall(
+            f"--{chosen[0]} is for models of faces; this one goes by several modalities.", f"Leave --{chosen[0]} out."
+        )
 
 
 def _explain_input(each: Input, frames: Iterator[Seen], faces: _Faces, names: Iterator[str]) -> None:
@@ -177,6 +207,9 @@ def _judged(face: Face) -> tuple[str, str | None]:
 def command(*arguments: Any, **options: Any) -> int:
     """`explain` for the command line: shows what came out, returns the exit status."""
     result = explain(*arguments, **options)
+    if isinstance(result, ModalitiesExplained):
+        show(result)
+        return ALL_DONE
     rows = result.rows
     faces = rows[rows["face"].notna()]
     wanted = ("source", "frame", "face", "expression", "p", "cosine", "blob", "others", "au")

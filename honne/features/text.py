@@ -53,8 +53,8 @@ class Text:
 
     def __init__(self, value: str | Mapping[str, Any], file: Path | None = None) -> None:
         if isinstance(value, str):
-            kind, _, name = value.partition(":")
-            value = {"kind": kind} | ({"file": name} if name else {})
+            word, _, name = value.partition(":")
+            value = {"kind": word} | ({"file": name} if name else {})
         chosen = dict(value)
         kind, named, given = chosen.get("kind"), str(chosen.get("file", "")), file or Path(chosen.get("file", ""))
         self.settings: dict[str, Any]

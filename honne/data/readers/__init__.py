@@ -65,6 +65,9 @@ READERS = (
     "mult",
     "mmsa",
     "feature_table",
+    "crema_d",
+    "ravdess",
+    "meld",
     "prepared",
 )
 
