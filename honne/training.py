@@ -184,10 +184,22 @@ def _ctrl_c() -> Iterator[None]:
 
 
 def open_module(recipe: Recipe) -> DataModule:
-    """The data of a recipe."""
+    """The data of a recipe.
+
+    Raises:
+        HonneError: they do not go together.
+        WrongCall: the method cannot learn from them.
+    """
     if recipe.model.window and not method(recipe.method).windows:
         raise WrongCall(f"method {recipe.method} takes single faces, not windows.", "Leave out --model.window.")
     sets = open_data(recipe.data.folders, recipe.data.labels)
+    inputs = "sequences" if "sequence" in sets[0].rows else "images"
+    if inputs not in method(recipe.method).takes:
+        what, other = ("feature sequences", "images") if inputs == "sequences" else ("images", "feature sequences")
+        raise WrongCall(
+            f"method {recipe.method} learns from {other}; {sets[0].root} has {what}.",
+            "Take --method erm, which learns from both, or other data.",
+        )
     crops = {Alignment.from_dict(each.schema.alignment).kind: each.root for each in sets}
     if len(crops) > 1:
         kinds = ", ".join(f"{kind} ({root})" for kind, root in crops.items())
@@ -293,11 +305,6 @@ OF_FUSION = ("network", "modalities", "standardise")
 def _fusion_network(recipe: Recipe, data: DataModule) -> tuple[str, dict[str, Any]]:
     """Kind and options of a network of feature sequences."""
     chosen, asked = method(recipe.method), recipe.fusion
-    if "sequences" not in chosen.takes:
-        raise WrongCall(
-            f"method {recipe.method} learns from images; these data are feature sequences.",
-            "Take erm or causalmer for them.",
-        )
     if recipe.au_cues.on:
         raise WrongCall("AU cues are for images; these data are feature sequences.", "Leave --au_cues out.")
     there = data.training.readers[0].widths()

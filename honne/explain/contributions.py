@@ -89,6 +89,11 @@ class Samples:
     def of(cls, model: Model, data: PreparedData, split: str, limit: int | None = None) -> Samples:
         """The rows of a split of a prepared data set, at most `limit` of them."""
         faces = FaceData([data], 64, labels=model.schema)
+        if lacking := [name for name in model.modalities if not faces.readers or name not in faces.readers[0].widths()]:
+            raise HonneError(
+                f"{data.root}: has no sequences of {lacking[0]}, which model '{model.name}' goes by.",
+                "Give a data set that was prepared with its modalities.",
+            )
         rows = faces.rows(split)[:limit]
 
         def labels(places: np.ndarray) -> Labels:
