@@ -319,6 +319,12 @@ class PublishedOptions:
         data: data set of the row.
         split: honne's name of the part that it was measured on.
         accuracy: 0..1.
+        emotion_accuracy: 0..1, mean over the emotions.
+        acc7: 0..1, of sentiment in 7 classes.
+        acc2_positive: 0..1, negative against positive, without neutral samples.
+        f1_positive: 0..1, of the same, weighted by class.
+        mae: mean absolute error of sentiment.
+        corr: correlation of sentiment.
         cam_cos: CAM-COS, 0..1.
         att_cos: ATT-COS, 0..1.
         source: where it stands.
@@ -327,6 +333,12 @@ class PublishedOptions:
     data: str | None = None
     split: Literal["valid", "test"] | None = None
     accuracy: float | None = None
+    emotion_accuracy: float | None = None
+    acc7: float | None = None
+    acc2_positive: float | None = None
+    f1_positive: float | None = None
+    mae: float | None = None
+    corr: float | None = None
     cam_cos: float | None = None
     att_cos: float | None = None
     source: str | None = None

@@ -26,7 +26,7 @@ from honne.console import say
 from honne.errors import HonneError, WrongCall
 from honne.models import Model
 
-SYSTEMS = ("dmue", "au_cues", "iern", "multitask")
+SYSTEMS = ("dmue", "au_cues", "iern", "multitask", "causalmer", "mult", "dmd")
 
 
 def import_model(
@@ -39,6 +39,7 @@ def import_model(
     strata: str | None = None,
     window: int | None = None,
     thresholds: Literal["released", "half"] | None = None,
+    heads: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Turn a checkpoint of another system into a model that every honne command takes.
@@ -47,7 +48,7 @@ def import_model(
     is found out from its entries.
 
     Args:
-        system: that wrote the checkpoint: dmue, au_cues, iern or multitask.
+        system: that wrote the checkpoint: dmue, au_cues, iern, multitask, causalmer, mult or dmd.
         files: of the checkpoint; au_cues: the folder of a model, with config_model.yaml and model.pt; iern: the folder
             with 160_net_Base.pth and the other parts, or the parts of one epoch; multitask: one, or several of one kind
             for their ensemble.
@@ -55,7 +56,7 @@ def import_model(
         labels: the classes in the order of the outputs: a set of that order, as rafdb or sfew, or names separated by
             commas. Default: what the system's published weights have (dmue: the eight of affectnet8; au_cues: the seven
             of au_cues; iern: anger, disgust, fear, happiness, sadness, surprise, or negative, positive; multitask: the
-            seven of affwild2).
+            seven of affwild2; causalmer, mult: of a model of emotions neutral, happiness, sadness, anger).
         stem: dmue, ResNet-18: released has no ReLU and pools 2 x 2, as the published weights need; standard is
             everybody's ResNet-18. Default: released.
         strata: iern: the data set that the confounder strata are of (mixbasic, emotion6, webemo, sentiment), or their
@@ -63,6 +64,8 @@ def import_model(
         window: multitask, CNN-RNN: frames that it sees at once; released are 32, 16 and 8. Default: 32.
         thresholds: multitask: of the action units, the constants of the released code, or half, 0.5. Default: released,
             where it has some.
+        heads: causalmer, mult, dmd: of every attention, which weights do not tell. Default: 10, 5 and 10, as in the
+            released code.
         overwrite: replace the model in OUT.
 
     Raises:
@@ -73,6 +76,7 @@ def import_model(
     read: Callable[..., Model] = module.read
     known = [name for name, p in inspect.signature(read).parameters.items() if p.kind is p.KEYWORD_ONLY]
     options = {"labels": labels, "stem": stem, "strata": strata, "window": window, "thresholds": thresholds}
+    options["heads"] = heads
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - known:
         raise WrongCall(f"system '{system}' has no option --{name}; it takes {', '.join(f'--{k}' for k in known)}.")
@@ -97,8 +101,14 @@ def _module(system: str) -> ModuleType:
 
 
 def _summary(model: Model) -> str:
-    classes = ", ".join(model.schema.expressions) or "none: a backbone to train from"
-    return f"{model.config.training['imported']}, {model.config.network_name}. Classes: {classes}"
+    return f"{model.config.training['imported']}, {model.config.network_name}. Classes: {_classes(model)}"
+
+
+def _classes(model: Model) -> str:
+    schema = model.schema
+    emotions = f"present or absent: {', '.join(schema.emotions)}" if schema.emotions else ""
+    sentiment = f"sentiment, {-schema.sentiment:g} to {schema.sentiment:g}" if schema.sentiment else ""
+    return ", ".join(schema.expressions) or emotions or sentiment or "none: a backbone to train from"
 
 
 def _card(model: Model) -> str:
@@ -107,8 +117,10 @@ def _card(model: Model) -> str:
         "imported from": config.training["imported"],
         "method": config.method,
         "network": model.config.network_name,
-        "expressions": ", ".join(config.labels.expressions) or "none: a backbone to train from",
-        "input": f"{model.alignment.size} px, alignment `{model.alignment.kind}`",
+        "expressions" if config.labels.expressions or not model.modalities else "predicts": _classes(model),
+        "input": f"sequences of {', '.join(model.modalities)}"
+        if model.modalities
+        else f"{model.alignment.size} px, alignment `{model.alignment.kind}`",
         "licence of the weights": config.licence["weights"],
     }
     if units := config.labels.action_units:
@@ -118,9 +130,9 @@ def _card(model: Model) -> str:
         facts["published"] = f"{figures}, on {published['data']} {published['split']} ({published['source']})"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     limits = "".join(f"- {limit}\n" for limit in config.training.get("limits", ()))
+    crops = "- Faces are cropped nearly, not exactly, as they were in training (documentation: honne import).\n"
     return (
         f"# {config.name}\n\n{RESPONSIBLE_USE}\n\n| | |\n|---|---|\n{rows}\n\n## Limits\n\n"
         "- Not trained, measured or calibrated here: no other figure of it is known until `honne evaluate` gives one.\n"
-        "- Faces are cropped nearly, not exactly, as they were in training (documentation: honne import).\n"
-        f"{limits}"
+        f"{'' if model.modalities else crops}{limits}"
     )

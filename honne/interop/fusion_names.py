@@ -1,4 +1,4 @@
-"""Parameters of the published MulT, CausalMER and DMD under the names of ours."""
+"""Parameters of the published MulT and DMD under the names of ours."""
 
 from __future__ import annotations
 
@@ -79,13 +79,3 @@ def dmd_name(name: str) -> str | None:
     if found := re.fullmatch(r"(proj1|proj2|out_layer)_c\.(.+)", name):
         return f"common_out.{_READ_OUT[found[1]]}.{found[2]}"
     return mult_name(name)
-
-
-def causalmer_name(name: str) -> str | None:
-    """Entry of CausalMER with MulT inside under our name, but for the constants, which are one entry of ours."""
-    if name.startswith("tav_branch."):
-        inside = mult_name(name.removeprefix("tav_branch."))
-        return None if inside is None else f"backbone.{inside}"
-    if found := re.fullmatch(r"([tav])_branch\.(.+)", name):
-        return f"branches.{MODALITIES[found[1]]}.{found[2]}"
-    return name
