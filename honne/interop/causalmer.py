@@ -28,7 +28,7 @@ CITE = """@article{kim2024causal,
   pages = {11397},
   year = {2024}
 }"""
-_RESNET = re.compile(r"(?:.*\.)?((?:conv1|bn1|fc)\.\w+|layer[1-4]\..+)")
+_RESNET = re.compile(r"(?:^|\.)(layer[1-4]\..+|(?:conv1|bn1|fc)\.\w+)$")
 _ALBERT = re.compile(r"(?:.*\.)?((?:embeddings|encoder)\..+)")
 _UNUSED = ("word_embeddings", "pooler", "position_ids", "token_type_ids")
 """Parts of ALBERT that word vectors go around."""
@@ -100,7 +100,7 @@ def _branch(
         return "albert", _albert(entries, width, outputs)
     if any(re.fullmatch(r"(?:.*\.)?layer4\.1\.conv2\.weight", key) for key in entries):
         return "resnet18", {
-            f"resnet.{match[1]}": value for key, value in entries.items() if (match := _RESNET.fullmatch(key))
+            f"resnet.{match[1]}": value for key, value in entries.items() if (match := _RESNET.search(key))
         }
     raise HonneError(
         f"{path}: {letter}_branch is no branch of CausalMER; it holds {some(list(entries))}.",

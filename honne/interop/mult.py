@@ -120,15 +120,20 @@ def modalities_of(entries: Mapping[str, Tensor]) -> dict[str, int]:
 
 def targeted(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries without encoders of modalities that look at nothing, which partial modes keep."""
-    targets = {match[1] for key in entries if (match := re.match(r"trans_([lav])_with_", key))}
+    targets = _targets(entries)
     return {
         key: value for key, value in entries.items() if not key.startswith("trans_") or key[len("trans_")] in targets
     }
 
 
+def _targets(entries: Mapping[str, Tensor]) -> set[str]:
+    """Letters of the modalities that look at others."""
+    return {match[1] for key in entries if (match := re.match(r"trans_([lav])_with_[lav]\.layers\.", key))}
+
+
 def mult_options(entries: Mapping[str, Tensor], heads: int) -> dict[str, Any]:
     """Options of MulT by the shapes of its entries."""
-    targets = [letter for letter in "lav" if any(key.startswith(f"trans_{letter}_with_") for key in entries)]
+    targets = _targets(entries)
     crossed = {match[1] for key in entries if (match := re.match(r"trans_[lav]_with_[lav]\.layers\.(\d+)\.", key))}
     kernels = {MODALITIES[letter]: entries[f"proj_{letter}.weight"].shape[2] for letter in "lav"}
     width = len(entries["proj_l.weight"])
@@ -139,7 +144,7 @@ def mult_options(entries: Mapping[str, Tensor], heads: int) -> dict[str, Any]:
         "heads": heads,
         "levels": len(crossed),
         "kernels": kernels,
-        "targets": [MODALITIES[letter] for letter in targets] if len(targets) < 3 else [],
+        "targets": [MODALITIES[letter] for letter in "lav" if letter in targets] if len(targets) < 3 else [],
         "padding": "published",
     }
 
