@@ -2,12 +2,12 @@
 
     python benchmarks/causalmer_world.py --out RUNS [--seeds 0 1 2] [--backbones mult pmr dmd] [--quick]
 
-Each seed draws two worlds of feature sequences (text, audio, vision; honne.data.world.talks). In the *planted* world text
-has a spurious cue beside its true one, strong, and right in 90 % of the training and validation samples; in the *clean*
-world there is none. On each, every backbone is trained alone (erm) and inside CausalMER as published (mask fusion,
-constants from 0, alpha 0.1, beta 1, light branches); weights are selected on the validation part, where the cue is as in
-training. Tested are people of neither part: with the cue as in training, with a cue that is never right, and with each
-modality missing.
+Each seed draws two worlds of feature sequences (text, audio, vision; honne.data.world.talks). In the *planted* world
+text has a spurious cue beside its true one, strong, and right in 90 % of the training and validation samples; in the
+*clean* world there is none. On each, every backbone is trained alone (erm) and inside CausalMER as published (mask
+fusion, constants from 0, alpha 0.1, beta 1, but light branches); weights are selected on the validation part, where the
+cue is as in training. Tested are people of neither part: with the cue as in training, with a cue that is never right,
+and with each modality missing.
 
 A drop is the accuracy with the cue as in training less that of the condition. Figures are means over seeds; intervals
 resample the tested people of each seed. The same command again resumes. `--quick` only shows that it runs.
@@ -111,7 +111,7 @@ def people(data: PreparedData) -> np.ndarray:
 
 
 def mean_of_seeds(values: list[Tensor], clusters: list[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over seeds of the means of (N,) values, and its 95 % interval; people of each seed resampled by themselves."""
+    """Mean over seeds of the means of (N,) values, and its 95 % interval; people are resampled seed by seed."""
 
     def mean(each: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
         return {"mean": each.mean() if weight is None else (weight.float() @ each) / weight.sum(1)}
@@ -160,13 +160,9 @@ def tables(answers: dict[Any, dict[str, Tensor]], groups: dict[int, np.ndarray],
                 ]
                 lines.append((network, condition, *cells))
         heads = ("network", "condition", "alone", "in CausalMER", "difference", "drop saved")
-        say(
-            table(
-                f"Accuracy, {world} world, {len(seeds)} seeds, {sum(len(np.unique(g)) for g in clusters)} people [95 %]",
-                heads,
-                lines,
-            )
-        )
+        count = sum(len(np.unique(numbers)) for numbers in clusters)
+        title = f"Accuracy, {world} world, {len(seeds)} seeds, {count} people [95 %]"
+        say(table(title, heads, lines))
     return result
 
 
@@ -285,7 +281,7 @@ def draw(path: Path, figures: dict[str, Any], backbones: list[str]) -> None:
         axis.set_ylim(0, 1.02)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy")
-    axes[0].legend(frameon=False, fontsize=8, loc="lower left", facecolor="white", framealpha=1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     with replacing(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 

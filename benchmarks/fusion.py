@@ -2,12 +2,13 @@
 
     python benchmarks/fusion.py [--rounds 7] [--published]
 
-MulT against the same network with plain attention: per head, matrix product, mask, softmax, dropout, matrix product, all of
-the last memory layer computed. Unaligned: text 50 steps, audio and vision 500 each, batch 4. CausalMER, with light
+MulT against the same network with plain attention: for each head product, mask, softmax, dropout, product, and all
+of the last memory layer. Unaligned: text 50 steps, audio and vision 500 each, batch 4. CausalMER, with light
 branches, against its own MulT, unaligned, and aligned at 20 steps, batch 32. What its effects and their losses take by
 themselves is shown too. With `--published`, CausalMER also has the published branches (ALBERT, two ResNet-18).
 
-Memory is the peak of a process that makes two steps, less that of one that has only imported everything and built the network.
+Memory is the peak of a process that makes two steps, less that of one that has only imported everything and built the
+network.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def causal_step(method: Causalmer, given: Batch) -> Callable[[], None]:
 
 
 def arithmetic(method: Causalmer, given: Batch) -> Callable[[], None]:
-    """Effects, fused scores and the constants' loss of scores that are there, with gradients; of a step of CausalMER."""
+    """Effects, fused scores and the constants' loss of scores that are there, with their gradients."""
     outputs = method.network.outputs.width
     joint = torch.randn(len(given), outputs, requires_grad=True)
     branches = torch.randn(len(FEATURES), len(given), outputs, requires_grad=True)

@@ -3,9 +3,10 @@
     python benchmarks/ravdess_av.py combined_summary_actors01-16.csv --out RUNS [--seeds 0 1 2] [--folds 8]
 
 The table has 69 acoustic and 56 face columns for every clip (Livingstone & Russo 2018; CC BY-NC-SA 4.0), and a third
-modality is added that is constant: `text`, of which there is only one sentence. Each fold tests two actors and validates
-on two others. Logistic regression on the same columns and folds, standardised on the training rows, is the floor.
-Accuracy is that of all clips together, each tested once, mean over seeds; intervals resample actors. The same command again resumes.
+modality is added that is constant: `text`, of which there is only one sentence. Each fold tests two actors and
+validates on two others. Logistic regression on the same columns and folds, standardised on the training rows, is the
+floor. Accuracy is that of all clips together, each tested once, mean over seeds; intervals resample actors. The same
+command again resumes.
 """
 
 from __future__ import annotations

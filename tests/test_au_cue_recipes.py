@@ -200,7 +200,7 @@ def test_wrong_bases_are_refused(tmp_path: Path, texts: dict[str, str], sentence
 
 
 def test_many_recipes_are_listed_as_one() -> None:
-    assert "au_cues/... (52), default" in recipes.parser().format_help().replace("\n", " ")
+    assert "au_cues/... (52), causalmer, causalmer/..." in recipes.parser().format_help().replace("\n", " ")
     with pytest.raises(WrongCall, match=r"au_cues/affectnet_acol, au_cues/affectnet_acol_au, .*rafdb_wildcat_au"):
         recipes.find("au_cues")
 

@@ -144,6 +144,12 @@ class Causalmer(Method):
         own = self.network.backbone.auxiliary_loss(scores.backbone, batch.labels)
         return terms if own is None else terms | {"backbone": options.gamma * own}
 
+    def validation_step(self, batch: Batch, step: int) -> None:
+        """As every method's; the loss that is watched is that of training, as published."""
+        super().validation_step(batch, step)
+        total = torch.stack(list(self.loss(batch).values())).sum()
+        self._figures.append({"loss": total.expand(len(batch)).cpu()})
+
     def _constants(self, scores: Scores) -> Tensor:
         joint, branches = scores.backbone.logits.detach().float(), scores.branches.detach().float()
         if not self.groups:  # of a single number every softmax is 1
