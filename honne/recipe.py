@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +17,9 @@ from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema, action_unit_set, expression_set, union
 from honne.methods import METHODS, method
 from honne.methods.au_cues import AuCuesOptions
+from honne.networks.fusion.options import FusionOptions
+from honne.recipe_files import chain, families, find
+from honne.recipe_files import names as names
 from honne.schedules import OptimOptions
 
 
@@ -87,81 +87,6 @@ class ModelOptions:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     explanation: str = "layercam"
     half: bool = False
-
-
-@dataclass
-class FusionOptions:
-    """The network of feature sequences, in place of `model.backbone` and what belongs to it.
-
-    Args:
-        network: mult, pmr, dmd, or a plain one: early_fusion (summaries of the modalities side by side), late_fusion
-            (the mean of each modality's own scores), aligned_fusion (features side by side at each step of the first
-            modality, to which CTC aligns the others).
-        modalities: names, of two or more; unset = all in the data.
-        width: of each modality's stream.
-        heads: of every attention (mult, pmr, dmd); they divide the width, and the width times the other modalities.
-        levels: layers (mult, pmr, dmd).
-        kernels: modality -> steps that its first convolution looks at (mult, pmr, dmd); 1 where none is named.
-        targets: modalities that look at the others (mult); unset = all. One alone is a partial mode of the original.
-        causal: whether steps see no later ones (mult, dmd; published).
-        padding: masks, what lies beyond a sequence's end is never seen; or published, it is, as zeros (mult, dmd).
-        standardise: features by their mean and deviation over the training rows (train), or left as they are (none,
-            published).
-        sentiment_classes: learn sentiment as so many classes, an odd number, of which the likeliest counts; 0 = as a
-            number.
-        valence_arousal_bins: learn valence and arousal each as a distribution over so many bins, whose expectation
-            counts; 0 = as numbers.
-        modality_dropout: probability, in training, that a sample lacks a modality, 0..1; one always stays.
-        input_dropout: modality -> dropout of its features in training, 0..1 (mult, pmr, dmd; published for text).
-        attention_dropout: of attention weights, 0..1.
-        attention_dropouts: modality -> dropout of the crossmodal attention on it (mult, dmd).
-        relu_dropout: inside feed-forward networks, 0..1.
-        residual_dropout: of what a layer adds, 0..1.
-        embed_dropout: of embedded sequences, 0..1.
-        output_dropout: before the outputs, 0..1.
-        dropout_mode: of mult, pmr and dmd on a CPU: byte, probabilities in steps of 1/256, several times faster; or
-            exact.
-        aggregate: of what modalities say to the hub (pmr): sum or attention.
-        residual: whether the target is added to gated attention (pmr).
-        order: modalities, best teacher first (dmd); unset = text, vision, audio, as published.
-        distillation: widths of the homogeneous and the heterogeneous distillation unit (dmd).
-    """
-
-    network: Literal["mult", "pmr", "dmd", "early_fusion", "late_fusion", "aligned_fusion"] = "mult"
-    modalities: list[str] = field(default_factory=list)
-    width: int = 40
-    heads: int = 10
-    levels: int = 4
-    kernels: dict[str, int] = field(default_factory=dict)
-    targets: list[str] = field(default_factory=list)
-    causal: bool = True
-    padding: Literal["masks", "published"] = "masks"
-    standardise: Literal["train", "none"] = "train"
-    sentiment_classes: int = 0
-    valence_arousal_bins: int = 0
-    modality_dropout: float = 0.0
-    input_dropout: dict[str, float] = field(default_factory=dict)
-    attention_dropout: float = 0.1
-    attention_dropouts: dict[str, float] = field(default_factory=dict)
-    relu_dropout: float = 0.1
-    residual_dropout: float = 0.1
-    embed_dropout: float = 0.1
-    output_dropout: float = 0.1
-    dropout_mode: Literal["byte", "exact"] = "byte"
-    aggregate: Literal["sum", "attention"] = "sum"
-    residual: bool = False
-    order: list[str] = field(default_factory=list)
-    distillation: list[int] = field(default_factory=lambda: [64, 32])
-
-    def __post_init__(self) -> None:
-        if self.sentiment_classes and (self.sentiment_classes < 3 or self.sentiment_classes % 2 == 0):
-            raise WrongCall(
-                f"fusion.sentiment_classes is {self.sentiment_classes}.", "It is an odd number of classes, 3 or more."
-            )
-        if self.valence_arousal_bins == 1 or self.valence_arousal_bins < 0:
-            raise WrongCall(f"fusion.valence_arousal_bins is {self.valence_arousal_bins}.", "It is 0, or 2 or more.")
-        if not 0 <= self.modality_dropout < 1:
-            raise WrongCall(f"fusion.modality_dropout is {self.modality_dropout}.", "It is at least 0 and below 1.")
 
 
 @dataclass
@@ -389,71 +314,6 @@ GROUPS: dict[str, type] = {
     "fusion": FusionOptions,
     "published": PublishedOptions,
 }
-EXTENDS = "extends"
-
-
-def names() -> list[str]:
-    """Names of the recipes that the package carries, without those that are only there to be extended (`_name`)."""
-    root = Path(str(resources.files("honne"))) / "recipes"
-    paths = (path for path in root.rglob("*.yaml") if not path.name.startswith("_"))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in paths)
-
-
-def families() -> str:
-    """`names` in one line, a folder of them as one entry."""
-    counts = Counter(folder for folder, below, _ in (name.partition("/") for name in names()) if below)
-    single = [name for name in names() if "/" not in name]
-    return ", ".join(sorted([*single, *(f"{folder}/... ({count})" for folder, count in counts.items())]))
-
-
-def find(recipe: str | Path) -> Path:
-    """The file of a recipe given by name or path.
-
-    Raises:
-        WrongCall: there is none.
-    """
-    packaged = Path(str(resources.files("honne"))) / "recipes" / f"{recipe}.yaml"
-    for path in (Path(recipe), packaged):
-        if path.is_file():
-            return path
-    members = [name for name in names() if name.startswith(f"{recipe}/")]
-    near = members or difflib.get_close_matches(str(recipe), names(), 3)
-    hint = f"Did you mean one of: {', '.join(near)}?" if near else f"Give a YAML file, or one of: {families()}."
-    raise WrongCall(f"no recipe '{recipe}'.", hint)
-
-
-def chain(path: Path, below: tuple[Path, ...] = ()) -> Iterator[str]:
-    """What a recipe consists of, as YAML: the recipes that it extends, in order, each after its own, and itself.
-
-    Later ones win, option by option.
-
-    Args:
-        path: of the recipe. Names in its `extends` are those of packaged recipes, or of files beside it.
-        below: those that led here.
-
-    Raises:
-        WrongCall: a file is no recipe, a base is missing, or a recipe extends itself.
-    """
-    path = path.resolve()
-    if path in below:
-        raise WrongCall(f"{path}: extends itself, by way of {below[-1]}.", "Mend one of the two.")
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WrongCall(f"{path}: not YAML ({str(error).splitlines()[-1].strip()}).", "Mend the file.") from error
-    if not isinstance(options, dict):
-        raise WrongCall(f"{path}: no recipe, it holds no options.", "A recipe begins with `method: erm`, for example.")
-    bases = options.pop(EXTENDS, [])
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise WrongCall(f"{path}: extends is no list of names.", "Write: extends: [NAME, NAME]")
-    for base in bases:
-        beside = path.parent / base
-        try:
-            found = beside if beside.is_file() else find(base)
-        except WrongCall as error:
-            raise WrongCall(f"{path}: extends '{base}', which is no recipe.", error.hint) from None
-        yield from chain(found, (*below, path))
-    yield yaml.safe_dump(options, sort_keys=False)
 
 
 class RecipeParser(ArgumentParser):

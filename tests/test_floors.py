@@ -32,9 +32,11 @@ FLOORS = (
     ("methods",),
     (
         "recipe",
+        "recipe_files",
         "models",
         "card",
         "curves",
+        "building",
         "training",
         "staging",
         "fitting",
