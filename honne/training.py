@@ -238,7 +238,7 @@ def new_method(recipe: Recipe, data: DataModule, steps: int, kind: str, options:
         left = load_weights(backbone, recipe.model.weights)
         log.info("%s: %d entries of the backbone were not in the file.", recipe.model.weights, len(left))
     if isinstance(network, FusionNetwork) and network.standardise is not None:
-        for name, (mean, std) in sequence_statistics(data.training, data.train_rows()).items():
+        for name, (mean, std) in sequence_statistics(map(data.training.sample, data.train_rows().tolist())).items():
             if name in network.widths:
                 network.standardise.set(name, torch.from_numpy(mean), torch.from_numpy(std))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -8,9 +8,8 @@ that a sample lacks has length 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +17,6 @@ import pyarrow.compute as pc
 
 from honne.data.manifest import SHARD_BYTES, replacing
 from honne.errors import HonneError
-
-if TYPE_CHECKING:
-    from honne.data.dataset import FaceData
 
 
 class SequenceWriter:
@@ -102,16 +98,15 @@ class SequenceWriter:
             self.flush()
 
 
-def sequence_statistics(data: FaceData, rows: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Modality -> (D,) mean and standard deviation over all steps of some rows but those of nothing but zeros.
+def sequence_statistics(samples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Modality -> (D,) mean and standard deviation over all steps of some samples but those of nothing but zeros.
 
     Args:
-        data: with sequences.
-        rows: row numbers.
+        samples: modality -> (T, D) features of each.
     """
     sums: dict[str, np.ndarray] = {}
-    for row in rows.tolist():
-        for name, values in data.sample(row).items():
+    for sample in samples:
+        for name, values in sample.items():
             steps = values[(values != 0).any(1)].astype(np.float64)
             found = np.stack([np.full(values.shape[1], float(len(steps))), steps.sum(0), np.square(steps).sum(0)])
             sums[name] = sums[name] + found if name in sums else found
