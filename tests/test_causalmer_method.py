@@ -21,6 +21,7 @@ from honne.data.world.talks import Talks, make_sequences
 from honne.errors import HonneError, WrongCall
 from honne.labels import LabelSchema
 from honne.methods.causalmer import Causalmer, CausalmerOptions, constants_loss, cross_entropy
+from honne.methods.erm import Erm, ErmOptions
 from honne.models import load
 from honne.networks import build
 from honne.networks.counterfactual import effects, fuse_scores
@@ -261,3 +262,22 @@ def test_a_subset_of_modalities_and_tasks(talks: Path, tmp_path: Path) -> None:
     assert model.modalities == ("vision", "audio")
     assert model.schema == LabelSchema(PreparedData(talks).schema.labels.expressions)
     assert np.isfinite(honne.evaluate(model, data=talks, replicates=20, show=False)["metrics"]["accuracy"]["value"])
+
+
+def test_plain_training_weighs_its_tasks() -> None:
+    schema = LabelSchema(("neutral", "anger", "fear"), (), True, ("sad", "glad"), 3.0)
+    network = build("early_fusion", {"modalities": WIDTHS, "width": 4, "valence_arousal_bins": 5}, schema)
+    options = ErmOptions(expression_weight=2, emotion_weight=3, sentiment_weight=4, valence_arousal_weight=5)
+    plain = Normalise([0.5] * 3, [0.5] * 3)
+    chosen = Erm(options, network=network, schema=schema, normalise=plain, optim=OptimOptions())
+    labels = Labels(
+        expression=CLASSES.expression,
+        emotions=torch.randint(0, 2, (6, 2)).float(),
+        sentiment=torch.randn(6),
+        valence_arousal=torch.rand(6, 2),
+    )
+    given = batch(labels)
+    terms = chosen.loss(given)
+    losses = network.outputs.losses(network.fuse(network.inputs(given)).logits, labels)  # type: ignore[union-attr, operator]
+    for task, weight in (("expression", 2), ("emotions", 3), ("sentiment", 4), ("valence_arousal", 5)):
+        torch.testing.assert_close(terms[task], weight * losses[task])

@@ -171,8 +171,8 @@ class Causalmer(Method):
 def inert(options: CausalmerOptions, outputs: Outputs) -> list[str]:
     """What of the method has no effect with these options and tasks, one sentence each.
 
-    With `tanh` the constants cancel; the softmax of one number is 1, so that they have no gradient; and a gate
-    (`mask`) or logarithm (`sum`, `hm`) of probabilities is no scale for a number.
+    With `tanh` the constants cancel; where no outputs exclude each other every softmax is 1, so that the constants have
+    no gradient; and a gate (`mask`) or logarithm (`sum`, `hm`) of probabilities is no scale for a number.
     """
     found = []
     if options.fusion == "tanh":
@@ -180,11 +180,21 @@ def inert(options: CausalmerOptions, outputs: Outputs) -> list[str]:
             "causalmer.fusion tanh: what is subtracted only shifts all scores alike, so that the constants never learn "
             "and the prediction is that of the fusion network. Take mask, sum or hm for a debiased one."
         )
-    if outputs.numbers and not outputs.alternatives:
-        nothing = ", nothing is subtracted (TIE equals TE)" if options.fusion == "mask" and not options.constant else ""
-        found.append(
-            f"causalmer on numbers, as published: the loss of the constants is always 0, so that they stay "
-            f"{options.constant:g}{nothing}, and fused scores fit numbers badly. Learn classes in their place: "
-            "--fusion.sentiment_classes 7, or --fusion.valence_arousal_bins 20."
+    if not outputs.alternatives:
+        nothing = (
+            ", and nothing is subtracted: TIE equals TE" if options.fusion == "mask" and not options.constant else ""
         )
+        found.append(
+            "causalmer without classes, as published: the loss of the constants is always 0, so that they stay "
+            f"{options.constant:g}{nothing}."
+        )
+    classes = {
+        "sentiment": (outputs.sentiment_classes, "--fusion.sentiment_classes 7"),
+        "valence_arousal": (outputs.valence_arousal_bins, "--fusion.valence_arousal_bins 20"),
+    }
+    found += [
+        f"causalmer: fused scores fit numbers badly ({task.replace('_', ' and ')}). Learn classes instead: {way}."
+        for task, (count, way) in classes.items()
+        if task in outputs.slices and not count
+    ]
     return found

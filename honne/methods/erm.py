@@ -139,9 +139,12 @@ class Erm(Method):
         fused = network.fuse(network.inputs(batch))
         plain = network.outputs.losses(fused.logits, batch.labels)
         terms = self._losses(network.outputs.prediction(fused.logits), batch)
-        for task, weight in (("emotions", self.options.emotion_weight), ("sentiment", self.options.sentiment_weight)):
-            if task in plain:
-                terms[task] = weight * plain[task]
+        weights = {
+            "emotions": self.options.emotion_weight,
+            "sentiment": self.options.sentiment_weight,
+            "valence_arousal": self.options.valence_arousal_weight,
+        }
+        terms |= {task: weight * plain[task] for task, weight in weights.items() if task in plain}
         own = network.auxiliary_loss(fused, batch.labels)
         return terms if own is None else terms | {"network": own}
 
