@@ -65,7 +65,7 @@ def _samples(axis: Axes, found: Contributions) -> None:
     axis.invert_yaxis()
     axis.axvline(0, color="#333333", lw=0.8)
     axis.set_xlabel("Shapley value of each sample")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _spread(axis: Axes, found: Contributions) -> None:
