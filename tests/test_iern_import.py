@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import honne
-from honne import cli, training
+from honne import building, cli, training
 from honne import recipe as recipes
 from honne.data.loading import DataModule, open_data
 from honne.data.world import World, make_world
@@ -310,7 +310,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
 
     def make(**more: Any) -> tuple[Any, dict[str, Any]]:
         chosen = replace(recipe, options=replace(recipe.options, **more))
-        options = method("iern").network_options(chosen.options, training._frame_options(chosen), data)
+        options = method("iern").network_options(chosen.options, building._frame_options(chosen), data)
         return training.new_method(chosen, data, 1, "face", options), options
 
     return make
