@@ -103,7 +103,7 @@ def main() -> None:
     asked = parser.parse_args()
     hits: dict[str, list[list[np.ndarray]]] = {}
     actors: list[np.ndarray] = []
-    given: dict[str, list[np.ndarray]] = {}
+    given: dict[str, list[list[float]]] = {}
     for fold in range(1, asked.folds + 1):
         folder = asked.out / f"fold_{fold}"
         if not folder.is_dir():
@@ -126,8 +126,9 @@ def main() -> None:
             for lost in MODALITIES:
                 hits.setdefault(f"{name}, no {lost}", []).append([right(model, data, lost) for model in models])
             for model in models:
-                phi = contributions(model, data, split="test", value="prob", level="input").mean
-                given.setdefault(name, []).append(phi.numpy())
+                found = contributions(model, data, split="test", value="prob", level="input")
+                phi = dict(zip(found.modalities, found.mean.tolist(), strict=True))
+                given.setdefault(name, []).append([phi[modality] for modality in MODALITIES])
     result: dict[str, Any] = {}
     lines = []
     for name, folds in hits.items():
@@ -144,7 +145,7 @@ def main() -> None:
     for name, values in given.items():
         mean = np.mean(values, 0)
         result[f"contribution {name}"] = dict(zip(MODALITIES, mean.tolist(), strict=True))
-        gist.append((name, *(f"{value:+.4f}" for value in mean)))
+        gist.append((name, *(f"{part:+.4f}" for part in mean)))
     say(table("Mean Shapley value, probability of the label", ("model", *MODALITIES), gist))
     with replacing(asked.out / "ravdess_av.json") as path:
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
