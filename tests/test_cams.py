@@ -41,6 +41,8 @@ def model(backbone: str = "face_resnet", expressions: int = CLASSES, head: str =
     for module in network.modules():
         if hasattr(module, "gamma"):  # ConvNeXt's layer scale of 1e-6 would leave every map the same
             nn.init.ones_(module.gamma)
+        if isinstance(module, nn.LayerNorm):  # fresh ones leave `attention`, a mean over channels, as mere rounding
+            nn.init.uniform_(module.weight, 0.5, 1.5)
     config = ModelConfig("tiny", "erm", {}, schema, [0.5] * 3, [0.25] * 3, {"size": SIDE}, temperature=2.0)
     return Model(config, network)
 

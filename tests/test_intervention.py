@@ -116,9 +116,9 @@ def test_discriminators_of_any_map_and_number() -> None:
 
 
 def test_logits_are_averaged_under_the_prior() -> None:
-    maps = drawn(2, 5, 3, 4)
+    maps = drawn(2, 5, 3, 4).double()
     shares = [0.1, 0.2, 0.3, 0.4]
-    uniform, given = head().eval(), head(prior=[4 * share for share in shares]).eval()
+    uniform, given = head().eval().double(), head(prior=[4 * share for share in shares]).eval().double()
     logits = given.intervene(given.encode(maps))
     assert logits.shape == (2, STRATA, CLASSES)
     for k in range(STRATA):
