@@ -31,7 +31,7 @@ class CTCAlignment(nn.Module):
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T_l, D) aligned, and (B, T, T_l + 1) scores of no word and of each, of (B, T, D)."""
         with torch.autocast(sequence.device.type, enabled=False):  # some processors have no LSTM in half precision
-            scores = self.positions(sequence.to(self.positions.weight_ih_l0.dtype))[0]
+            scores = self.positions(sequence.to(next(self.parameters()).dtype))[0]
         belongs = scores.softmax(2)[:, :, 1:]
         return belongs.mT @ sequence, scores
 
