@@ -258,6 +258,7 @@ def sequence_table(rows: pd.DataFrame, widths: Mapping[str, int], lengths: dict[
 
 
 def say(out: Path, rows: pd.DataFrame, labels: LabelSchema, problems: Problems, notes: Iterable[str]) -> None:
+    """Print rows by class and split, the reader's notes, and what was left out and why."""
     counts = [int((rows["split"] == split).sum()) for split in SPLITS]
     lines = class_counts(rows, labels)
     lines.append(["all rows", *counts, len(rows)])

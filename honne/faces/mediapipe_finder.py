@@ -330,6 +330,7 @@ def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
 
 
 def mediapipe_package() -> Any:
+    """The module, imported without its chatter; raises `HonneError` where it, or its models, are missing."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     warnings.filterwarnings("ignore", message=r"SymbolDatabase\.GetPrototype", category=UserWarning)

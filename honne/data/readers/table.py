@@ -161,6 +161,7 @@ def _delimiter(header: str) -> str:
 
 
 def columns_of(path: Path) -> list[str]:
+    """Names of the columns of a Parquet or CSV file; nothing else is read."""
     if not path.is_file():
         raise missing(path, INFO.expects, "table")
     if path.suffix.lower() in PARQUET:
@@ -294,6 +295,7 @@ class Plan:
 
 
 def finite(values: Sequence[Any], name: str) -> list[float]:
+    """The values as numbers; what is none, NaN or infinite raises `HonneError` with the name."""
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):
@@ -347,6 +349,7 @@ def _unit_columns(value: str, have: list[str]) -> list[str]:
 
 
 def codes_of(path: Path, columns: dict[str, list[str]], label_set: str | None) -> ExpressionSet | None:
+    """The expressions that the table's labels or votes mean: as named, or found from what they say; `None` without any."""
     if "label" not in columns and "votes" not in columns:
         return None
     if label_set:
