@@ -349,7 +349,7 @@ def _unit_columns(value: str, have: list[str]) -> list[str]:
 
 
 def codes_of(path: Path, columns: dict[str, list[str]], label_set: str | None) -> ExpressionSet | None:
-    """The expressions that the table's labels or votes mean: as named, or found from what they say; `None` without any."""
+    """The expressions that the table's labels or votes mean: as named, or found from what they say; `None`: neither."""
     if "label" not in columns and "votes" not in columns:
         return None
     if label_set:
