@@ -22,6 +22,7 @@ from honne.evaluation.scoring import BASELINES, ERRORS, Scored, figures
 from honne.evaluation.storing import read_evaluation, write_json
 from honne.evaluation.vocabulary import TASKS
 from honne.metrics.resampling import Estimate, bootstrap, interval, p_value
+from honne.metrics.sentiment import SLIPS
 
 
 def compare(
@@ -65,6 +66,9 @@ def compare(
     if len(editions := {each["abaw"]["edition"] for each in (first, second) if "abaw" in each}) > 1:
         names = [name for name in names if not name.startswith(ABAW)]
         notes.append(f"Challenge scores are not compared: they are of {' and of '.join(sorted(editions))}.")
+    if len({each.get("compat") for each in (first, second)}) > 1:
+        names = [name for name in names if name not in SLIPS]
+        notes.append("Some measures of sentiment are not compared: the two do not repeat the same slips (--compat).")
     if len(cues := {_cues(each) for each in (first, second)} - {""}) > 1:
         names = [name for name in names if name in first["metrics"]]
         notes.append(f"Explanations are not compared: their heat maps are of {' and of '.join(sorted(cues))}.")

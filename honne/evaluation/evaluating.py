@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 from torch import Tensor
@@ -32,6 +32,7 @@ from honne.evaluation.vocabulary import Units, shared_vocabulary
 from honne.explain.measuring import MapOptions, MeanMaps
 from honne.labels import LabelSchema
 from honne.methods.au_cues import Cue
+from honne.metrics.emotions import Compat
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
 from honne.models import device as device_named
@@ -44,6 +45,9 @@ else:  # what the command line takes
     AnyModel, AnyData = str, Path
 
 log = logging.getLogger("honne")
+
+SentimentCompat = Literal["none", "mult", "causalmer"]
+CODES = {"mult": "MulT", "causalmer": "CausalMER"}
 
 
 def evaluate(
@@ -58,6 +62,7 @@ def evaluate(
     units: Units = "same",
     smooth: str = "none",
     abaw: Edition = "none",
+    compat: SentimentCompat = "none",
     submission: Path | None = None,
     missing: Missing = "none",
     missing_as: MissingAs = "absent",
@@ -95,6 +100,8 @@ def evaluate(
             exponential:0.3 (weight of the newest), none. Every measure is shown without it too.
         abaw: also give the scores of an ABAW challenge: 2020 (7 expressions, 8 action units), unitask (2022 and later,
             8 expressions, 12 units), mtl (the multi-task tracks, the same classes).
+        compat: measure sentiment as the code of a paper does, slips included: mult (F1 weighted by the predictions),
+            causalmer (a predicted 0 counts as positive where rows labelled 0 are left out).
         submission: folder for the files to send to that challenge; a split without labels is then only written.
         missing: of models of several modalities: subsets removes every subset of them in turn, steps makes a growing
             share of all steps zero, full does both; each figure with what it loses.
@@ -125,6 +132,7 @@ def evaluate(
     """
     path, smoothing = _checked(out, replicates, explained_faces), Smoothing.parse(smooth)
     _together(smoothing, explanations, abaw, submission)
+    slips: Compat | None = None if compat == "none" else compat
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
     rows, labels = opened.split(split), opened.schema.labels
     known = opened.rows.iloc[rows]
@@ -140,10 +148,14 @@ def evaluate(
     if files and labels == LabelSchema():
         labels = model.schema
     vocabulary = shared_vocabulary(model.schema, labels, merge=merge, drop=drop, units=units)
+    if slips and not vocabulary.schema.sentiment:
+        raise WrongCall(
+            f"--compat {slips}: only sentiment is measured otherwise, and there is none here.", "Leave --compat out."
+        )
     clusters, resampled = cluster_rows(known)
     raw = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
     outputs = raw if smoothing.kind == "none" else smooth_outputs(raw, known, smoothing)
-    scored = beside_labels(outputs, model, opened, vocabulary, clusters, abaw)
+    scored = beside_labels(outputs, model, opened, vocabulary, clusters, abaw, slips)
     means = MeanMaps()
     asked = MapOptions.of(model, map, layers, cue=cue, codebook=codebook)
     labelled = scored.labelled()
@@ -167,6 +179,9 @@ def evaluate(
         "resampled": resampled,
         "clusters": int(clusters.max()) + 1,
     }
+    if slips:
+        result["compat"] = slips
+        result["notes"].append(f"Sentiment is measured as the code of {CODES[slips]} does, slips included.")
     result |= seen_before(model, result["data"], split)
     result |= _published(model, opened, split, result["notes"])
     if model.length and not videos_named(known):
@@ -196,11 +211,11 @@ def evaluate(
 
         def changed(change: Callable[[Batch], Batch]) -> Scored:
             said = run_model(model, opened, split, batch_size=batch_size, workers=workers, change=change)
-            return beside_labels(said, model, opened, vocabulary, clusters)
+            return beside_labels(said, model, opened, vocabulary, clusters, compat=slips)
 
         result["missing"] = missing_result(model, scored, changed, missing, missing_as, replicates, seed)
     if labelled and smoothing.kind != "none":
-        before = beside_labels(raw, model, opened, vocabulary, clusters, abaw)
+        before = beside_labels(raw, model, opened, vocabulary, clusters, abaw, slips)
         result["smoothing"] = {"smooth": smooth, "measures": _smoothing(before, scored, estimates, replicates, seed)}
     if files:
         result["submission"] = {"folder": str(files.folder), "files": len(files.write(outputs, model))}

@@ -60,13 +60,18 @@ def missing_result(
         seed: of the bootstrap and of the steps that go missing.
 
     Raises:
-        HonneError: the model goes by one thing only.
+        HonneError: the model goes by pictures, or subsets are asked for of one modality.
         WrongCall: `constant` for a network without branches.
     """
     if not model.modalities:
         raise HonneError(
             f"Model '{model.name}' goes by pictures of faces; there is no modality that could be missing.",
             "Leave --missing out.",
+        )
+    if len(model.modalities) == 1 and missing != "steps":
+        raise HonneError(
+            f"Model '{model.name}' goes by {model.modalities[0]} alone; without it nothing is left.",
+            "Take --missing steps.",
         )
     counterfactual = hasattr(model.network, "absent")
     if missing_as == "constant" and not counterfactual:

@@ -20,6 +20,7 @@ from honne.evaluation.challenge import Edition
 from honne.evaluation.scoring import Scored
 from honne.evaluation.vocabulary import Vocabulary
 from honne.labels import select_action_units
+from honne.metrics.emotions import Compat
 from honne.models import Model
 from honne.smoothing import Smoothing, smoothed
 
@@ -229,6 +230,7 @@ def beside_labels(
     vocabulary: Vocabulary,
     clusters: np.ndarray,
     abaw: Edition = "none",
+    compat: Compat | None = None,
 ) -> Scored:
     """Predictions and labels in the vocabulary in which they are measured, without kinds of labels that no row has."""
     schema, rows = vocabulary.schema, outputs.rows
@@ -240,6 +242,7 @@ def beside_labels(
         clusters=clusters,
         uncertainty=outputs.uncertainty,
         abaw=abaw,
+        compat=compat,
     )
     if schema.expressions:
         _add_expressions(scored, _needed(outputs.expression, "expressions", model), data, vocabulary, rows)

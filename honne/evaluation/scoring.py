@@ -15,6 +15,7 @@ from honne.evaluation.challenge import Edition, challenge_figures
 from honne.explain.measuring import PREDICTED
 from honne.labels import LabelSchema
 from honne.metrics.attention import class_means, mean_over_classes
+from honne.metrics.emotions import Compat
 from honne.metrics.resampling import Estimate, bootstrap, interval
 from honne.metrics.weighting import mean
 
@@ -55,6 +56,7 @@ class Scored:
         uncertainty: (N,) in 0..1, of models that can say.
         explained: name -> (N,) figures of each face's explanation, NaN where undefined.
         abaw: challenge whose scores are figures too.
+        compat: code whose slips the measures of sentiment repeat.
     """
 
     schema: LabelSchema
@@ -76,6 +78,7 @@ class Scored:
     uncertainty: Tensor | None = None
     explained: dict[str, Tensor] = field(default_factory=dict)
     abaw: Edition = "none"
+    compat: Compat | None = None
 
     def labelled(self) -> dict[str, int]:
         """Rows with a label, by kind of label."""
@@ -135,7 +138,8 @@ def figures(rows: Scored, weight: Tensor | None = None) -> dict[str, Tensor]:
     if rows.emotion_probabilities is not None and rows.emotion_labels is not None:
         found |= _each("emotion", metrics.emotion_scores(rows.emotion_probabilities, rows.emotion_labels, weight))
     if rows.sentiment is not None and rows.sentiment_labels is not None:
-        found |= metrics.sentiment_scores(rows.sentiment, rows.sentiment_labels, rows.schema.sentiment, weight)
+        given = rows.sentiment, rows.sentiment_labels, rows.schema.sentiment
+        found |= metrics.sentiment_scores(*given, weight, rows.compat)
     if rows.explained and rows.probabilities is not None:
         found |= _explained(rows.explained, rows.probabilities, rows.expression, weight)
     if {"macro_f1", "au_f1", "ccc"} <= found.keys():

@@ -134,4 +134,5 @@ def _scored(table: pa.Table, result: dict[str, Any]) -> Scored:
             name: torch.tensor(table[name].to_numpy()) for name in result.get("explanations", {}).get("columns", ())
         },
         abaw=result["abaw"]["edition"] if "abaw" in result else "none",
+        compat=result.get("compat"),
     )

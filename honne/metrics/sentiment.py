@@ -22,6 +22,8 @@ from honne.metrics.weighting import exact, mean, require
 Zero = Literal["positive", "negative", "left out"]
 SIMS_CLASSES = {"acc2": (0.0,), "acc3": (-0.1, 0.1), "acc5": (-0.7, -0.1, 0.1, 0.7)}
 """Accuracy on the scale of SIMS -> upper ends of its classes but the last, each in its class."""
+SLIPS = frozenset({"acc2_positive", "f1", "f1_positive", "f1_nonnegative", "f1_binary_positive"})
+"""Scores that `compat` may change."""
 
 
 def sentiment_class(sentiment: Tensor, classes: int = 7, step: float = 1.0) -> Tensor:
