@@ -39,6 +39,7 @@ from torch import Tensor
 from honne import recipe as recipes
 from honne.building import network_of
 from honne.card import write_card
+from honne.citations import citations
 from honne.console import say
 from honne.curves import draw_curves, join_logs, keep_log
 from honne.data.loading import DataModule, open_data
@@ -400,6 +401,7 @@ def _finish(recipe: Recipe, out: Path, trained: Method, data: DataModule, best: 
             "weights": "; ".join(sorted({each.schema.licence for each in data.data})),
             "data": "; ".join(sorted({f"{each.schema.name}: {each.schema.licence}" for each in data.data})),
         },
+        cite=citations(recipe.method, network, au_cues=recipe.au_cues.on),
     )
     model = Model(config, trained.network)
     model.save(out / "model", metrics={}, card="", half=recipe.model.half)

@@ -207,6 +207,7 @@ def test_runs_end_to_end(chosen: str, network: str, talks: Path, tmp_path: Path)
     extra = {"fusion.valence_arousal_bins": 5, "fusion.modality_dropout": 0.2} if network == "mult" else {}
     options = TINY | {"method": chosen, "fusion.network": network, "trainer.epochs": 1} | extra
     model = load(honne.train("causalmer", data=talks, out=tmp_path / "run", overrides=options))
+    assert len(model.config.cite) == (chosen == "causalmer") + (network in ("mult", "pmr", "dmd"))
     assert model.modalities == ("text", "audio", "vision")
     assert model.config.alignment == {}
     found = honne.evaluate(model, data=talks, replicates=20, show=False)

@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from honne import recipe as recipes
+from honne.citations import CITATIONS
 from honne.data.cropping import ARCFACE_TEMPLATE
 from honne.data.manifest import sha256
 from honne.errors import HonneError, WrongCall
@@ -62,13 +63,6 @@ MODALITIES = 5
 COUNTER = ".num_batches_tracked"
 DEPTH = 4  # of nested sections in which a setting is looked for
 FOLDER = re.compile(r"(?P<dataset>RAF-DB|AffectNet)-(?P<encoder>[^-]+)-(?P<method>.+)-(?P<pooling>[^-]+)-cp_")
-CITE = """@inproceedings{belharbi2024guided,
-  title = {Guided Interpretable Facial Expression Recognition via Spatial Action Unit Cues},
-  author = {Belharbi, Soufiane and Pedersoli, Marco and Koerich, Alessandro Lameiras and Bacon, Simon and
-            Granger, Eric},
-  booktitle = {IEEE International Conference on Automatic Face and Gesture Recognition},
-  year = {2024}
-}"""
 _READS = "Read are the models released with the paper: ResNets, TS-CAM on DeiT, and APViT."
 
 
@@ -158,7 +152,7 @@ def _config(
             "weights": "weights of the original authors, code MIT, trained on research-only data: research only",
             "data": "of the original authors' training data: non-commercial research only",
         },
-        cite=[CITE],
+        cite=[CITATIONS["au_cues"]],
     )
 
 

@@ -19,15 +19,6 @@ from honne.networks.fusion.branches import BRANCHES, Branch
 
 HEADS = 10
 """Hard-coded in the released code."""
-CITE = """@article{kim2024causal,
-  title = {Causal Inference for Modality Debiasing in Multimodal Emotion Recognition},
-  author = {Kim, Juyeon and Hong, Juyoung and Choi, Yukyung},
-  journal = {Applied Sciences},
-  volume = {14},
-  number = {23},
-  pages = {11397},
-  year = {2024}
-}"""
 _RESNET = re.compile(r"(?:^|\.)(layer[1-4]\..+|(?:conv1|bn1|fc)\.\w+)$")
 _ALBERT = re.compile(r"(?:.*\.)?((?:embeddings|encoder)\..+)")
 _UNUSED = ("word_embeddings", "pooler", "position_ids", "token_type_ids")
@@ -79,7 +70,7 @@ def read(files: list[Path], name: str, *, labels: str | None = None, heads: int 
         },
     }
     licence = "not stated (the repository carries no licence)"
-    return mult.model_of(path, name, "causalmer", schema, network, weights, CITE, licence)
+    return mult.model_of(path, name, "causalmer", schema, network, weights, licence)
 
 
 def _below(entries: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

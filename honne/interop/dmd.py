@@ -14,12 +14,6 @@ from honne.networks.checkpoints import some
 
 HEADS = 10
 """Of the published configuration for MOSI; 6 for MOSEI."""
-CITE = """@inproceedings{li2023decoupled,
-  title = {Decoupled Multimodal Distilling for Emotion Recognition},
-  author = {Li, Yong and Wang, Yuanzhi and Cui, Zhen},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year = {2023}
-}"""
 
 
 def read(files: list[Path], name: str, *, heads: int | None = None) -> Model:
@@ -64,4 +58,4 @@ def read(files: list[Path], name: str, *, heads: int | None = None) -> Model:
     named = {ours: value for key, value in entries.items() if (ours := dmd_name(key))}
     fresh = build("dmd", network["options"], schema).state_dict()  # type: ignore[arg-type]
     units = {key: value for key, value in fresh.items() if key.startswith(("homogeneous.", "heterogeneous."))}
-    return mult.model_of(path, name, "erm", schema, network, named | units, CITE, "MIT")
+    return mult.model_of(path, name, "erm", schema, network, named | units, "MIT")

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from honne.citations import CITATIONS
 from honne.data.cropping import DMUE_TEMPLATE
 from honne.data.manifest import sha256
 from honne.errors import HonneError, WrongCall
@@ -26,14 +27,6 @@ PUBLISHED = "affectnet8"
 ALIGNMENT = Alignment("points", 224, template=DMUE_TEMPLATE, centre=224 / 256)
 OURS = {"base.": "backbone.", "bottleneck.": "neck.", "classifiers.0.": "expression."}
 EXPONENT = "backbone.global_pool.p"
-CITE = """@inproceedings{she2021dmue,
-  title = {Dive into Ambiguity: Latent Distribution Mining and Pairwise Uncertainty Estimation for Facial Expression
-           Recognition},
-  author = {She, Jiahui and Hu, Yibo and Shi, Hailin and Wang, Jun and Shen, Qiu and Mei, Tao},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  pages = {6248--6257},
-  year = {2021}
-}"""
 
 
 def read(
@@ -90,7 +83,7 @@ def read(
             "weights": "weights of the original authors, terms unknown: research only",
             "data": "of the original authors' training data: non-commercial research only",
         },
-        cite=[CITE],
+        cite=[CITATIONS["dmue"]],
     )
     return Model(config, network)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from honne.citations import CITATIONS
 from honne.console import say
 from honne.data.manifest import replacing, sha256
 from honne.data.mixbasic import DATASETS
@@ -61,12 +62,6 @@ PLACES = {
 }
 """Module of ours -> part and module of theirs."""
 IN_BLOCK = {"conv1": "conv_block.0", "norm1": "conv_block.1", "conv2": "conv_block.3", "norm2": "conv_block.4"}
-CITE = """@inproceedings{chen2022iern,
-  title = {Towards Unbiased Visual Emotion Recognition via Causal Intervention},
-  author = {Chen, Yuedong and Yang, Xu and Cham, Tat-Jen and Cai, Jianfei},
-  booktitle = {ACM International Conference on Multimedia},
-  year = {2022}
-}"""
 _READS = "Read are the files that IERN's training writes, of ResNet-50, -101 and -152 and the wide ones."
 
 
@@ -132,7 +127,7 @@ def read(files: list[Path], name: str, *, labels: str | None = None, strata: str
             "weights": "weights of the original authors, code MIT, trained on research-only data: research only",
             "data": "of the original authors' training data: non-commercial research only",
         },
-        cite=[CITE],
+        cite=[CITATIONS["iern"]],
     )
     return Model(config, network)
 

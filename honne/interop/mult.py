@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from honne.citations import citations
 from honne.data.manifest import sha256
 from honne.errors import HonneError, WrongCall
 from honne.interop.fusion_names import MODALITIES, mult_name
@@ -27,13 +28,6 @@ FEATURES = {
     "audio": "acoustic features of the original's files (COVAREP)",
     "vision": "face features of the original's files (FACET)",
 }
-CITE = """@inproceedings{tsai2019multimodal,
-  title = {Multimodal Transformer for Unaligned Multimodal Language Sequences},
-  author = {Tsai, Yao-Hung Hubert and Bai, Shaojie and Liang, Paul Pu and Kolter, J. Zico and Morency, Louis-Philippe
-            and Salakhutdinov, Ruslan},
-  booktitle = {Annual Meeting of the Association for Computational Linguistics},
-  year = {2019}
-}"""
 WAY_OUT = (
     "A whole model that was pickled is never loaded. In the original's environment: "
     "torch.save(torch.load('FILE').state_dict(), 'weights.pt'), and import that."
@@ -71,7 +65,7 @@ def read(files: list[Path], name: str, *, labels: str | None = None, heads: int 
         },
     }
     named = {mult_name(key): value for key, value in entries.items()}
-    return model_of(path, name, "erm", schema, network, {key: v for key, v in named.items() if key}, CITE, "MIT")
+    return model_of(path, name, "erm", schema, network, {key: v for key, v in named.items() if key}, "MIT")
 
 
 def only(files: list[Path], system: str) -> Path:
@@ -178,7 +172,6 @@ def model_of(
     schema: LabelSchema,
     network: dict[str, Any],
     weights: Mapping[str, Tensor],
-    cite: str,
     licence: str,
 ) -> Model:
     """The model of imported weights.
@@ -210,6 +203,6 @@ def model_of(
             "weights": f"of the original authors: {licence}",
             "data": "of the original authors' training data: research only",
         },
-        cite=[cite],
+        cite=citations(method, network),
     )
     return Model(config, body)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from honne.citations import CITATIONS
 from honne.codes import ACTION_UNIT_SETS
 from honne.data.cropping import ARCFACE_TEMPLATE
 from honne.data.manifest import sha256
@@ -78,18 +79,6 @@ FIRST: dict[str, Kind] = {
     "conv1_7x7_s2.weight": "trunk",
 }
 """Entry that tells the kind of a file."""
-CITE = """@inproceedings{deng2020multitask,
-  title = {Multitask Emotion Recognition with Incomplete Labels},
-  author = {Deng, Didan and Chen, Zhaokang and Shi, Bertram E.},
-  booktitle = {IEEE International Conference on Automatic Face and Gesture Recognition},
-  year = {2020}
-}"""
-CITE_TRUNK = """@inproceedings{albanie2018emotion,
-  title = {Emotion Recognition in Speech using Cross-Modal Transfer in the Wild},
-  author = {Albanie, Samuel and Nagrani, Arsha and Vedaldi, Andrea and Zisserman, Andrew},
-  booktitle = {ACM International Conference on Multimedia},
-  year = {2018}
-}"""
 _READS = (
     "Read are the released CNN and CNN-RNN of 7 expressions, 8 action units and 2 x 20 bins, and the FER+ ResNet-50."
 )
@@ -155,7 +144,7 @@ def read(
             "weights": "weights of the original authors, terms unknown: research only",
             "data": "of the original authors' training data: non-commercial research only",
         },
-        cite=[CITE_TRUNK] if kind == "trunk" else [CITE],
+        cite=[CITATIONS["ferplus_trunk" if kind == "trunk" else "multitask"]],
     )
     if constants:
         config.training["limits"] = [_OF_THRESHOLDS]
