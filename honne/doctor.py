@@ -247,7 +247,9 @@ def _extra(extra: str) -> Check:
         return Check(f"extra {extra}", "broken" if unfit else "missing", found, f"pip install 'honne[{extra}]'")
     modules = _modules()
     for name in versions:
-        for module in modules.get(_normal(name), ())[:1]:
+        # first the module of the package's own name: some list parts of theirs as modules (lmdb: cpython)
+        installed = sorted(modules.get(_normal(name), ()), key=lambda module: _normal(module) != _normal(name))
+        for module in installed[:1]:
             importlib.import_module(module)
     found = ", ".join(f"{name} {version}" for name, version in versions.items())
     return Check(f"extra {extra}", "ok", found or "nothing to install on this Python")
