@@ -188,6 +188,6 @@ def test_doctor_tries_what_is_installed(capfd: pytest.CaptureFixture[str]) -> No
     report = json.loads(capfd.readouterr().out)
     assert status == (0 if report["healthy"] else 1)
     states = {check["part"]: check["state"] for check in report["checks"]}
-    assert states["torch"] == states["torchvision"] == states["packages"] == "ok"
+    assert states["torch"] == states["torchvision"] == states["packages"] == states["extra dmue"] == "ok"
     assert set(states.values()) <= {"ok", "missing", "broken"}
     assert all(check["advice"] for check in report["checks"] if check["state"] != "ok")
