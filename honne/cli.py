@@ -255,9 +255,17 @@ def _wrong_call(parser: ArgumentParser, message: str) -> str:
         kind = re.search(
             rf"^ +{re.escape(flag)} .*?type: (.*?)(?:,\s+default:|,\s+required|\))", parser.format_help(), re.M | re.S
         )
-        return f"{flag}: '{value[1]}' is not valid" + (f"; expected {' '.join(kind[1].split())}." if kind else ".")
+        return f"{flag}: '{value[1]}' is not valid" + (_expected(" ".join(kind[1].split()), value[1]) if kind else ".")
     message = re.sub(r'^Parser key "([^"]+)":', r"--\1:", message)
     return " ".join(message.split())
+
+
+def _expected(kind: str, value: str) -> str:
+    """The end of a sentence about a value that is not of this kind, as `float` or `Literal['butter', 'oil']`."""
+    if not kind.startswith("Literal["):
+        return f"; expected {kind}."
+    choices = re.findall(r"'([^']*)'", kind)
+    return f"; expected {' or '.join(choices)}.{_did_you_mean(value, choices)}"
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

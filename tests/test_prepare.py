@@ -54,9 +54,13 @@ def problems(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "problems.csv", keep_default_na=False)
 
 
-def test_a_folder_end_to_end(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prepare("folder", root, tmp_path / "data", size=32, align="none") == 0
+def test_a_folder_end_to_end(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    assert prepare("folder", Path(), tmp_path / "data", size=32, align="none") == 0
     data = PreparedData(tmp_path / "data")
+    assert data.schema.name == f"folder ({root.name})"
     assert data.schema.counts == {"train": 14, "valid": 2, "test": 4}
     assert data.schema.labels.expressions == ("happiness", "sadness")
     assert Alignment.from_dict(data.schema.alignment) == Alignment("none", 32)

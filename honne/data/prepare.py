@@ -274,7 +274,7 @@ def prepare(
         rows = without_leaks(rows, copies, subjects, problems, notes)
         notes += _landmark_notes(rows, landmarks) + ([PUBLISHED] if protocol == "published" else [])
         schema = DataSchema(
-            name=f"{info.name} ({root.name})",
+            name=f"{info.name} ({root.resolve().name})",
             reader=info.name,
             labels=labels,
             source=_source(root, info, module, options),
