@@ -265,7 +265,8 @@ def _expected(kind: str, value: str) -> str:
     if not kind.startswith("Literal["):
         return f"; expected {kind}."
     choices = re.findall(r"'([^']*)'", kind)
-    return f"; expected {' or '.join(choices)}.{_did_you_mean(value, choices)}"
+    listed = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+    return f"; expected {listed}.{_did_you_mean(value, choices)}"
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
