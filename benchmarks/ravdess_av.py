@@ -134,8 +134,9 @@ def main() -> None:
     people = len(np.unique(np.concatenate(actors)))
     rows = {name: np.concatenate([np.stack(seeds) for seeds in folds], 1).astype(float) for name, folds in hits.items()}
     for name, inside in (("MulT in CausalMER", "MulT"), ("late fusion in CausalMER", "late fusion")):
-        for other in (inside, "logistic regression, both"):
-            rows[f"{name} - {other}"] = rows[name] - rows[other]
+        rows[f"{name} - logistic regression, both"] = rows[name] - rows["logistic regression, both"]
+        for lost in ("", ", no audio", ", no face"):
+            rows[f"{name} - {inside}{lost}"] = rows[name + lost] - rows[inside + lost]
     result: dict[str, Any] = {}
     lines = []
     for name, found in rows.items():
