@@ -15,7 +15,7 @@ ROOT = Path(honne.__file__).parent
 
 FLOORS = (
     ("errors", "torchvision_guard", "console"),
-    ("labels", "codes", "batch"),
+    ("labels", "codes", "batch", "citations"),
     (
         "data",
         "faces",
