@@ -253,7 +253,7 @@ def _wrong_call(parser: ArgumentParser, message: str) -> str:
     if wrong and value:
         flag = next((flag for flag in flags if flag == f"--{wrong[1].replace('_', '-')}"), wrong[1])
         kind = re.search(
-            rf"^ +{re.escape(flag)} .*?type: (.*?)(?:,\s+default:|,\s+required|\))", parser.format_help(), re.M | re.S
+            rf"^ +{re.escape(flag)} .*?type:\s+(.*?)(?:,\s+default:|,\s+required|\))", parser.format_help(), re.M | re.S
         )
         return f"{flag}: '{value[1]}' is not valid" + (_expected(" ".join(kind[1].split()), value[1]) if kind else ".")
     message = re.sub(r'^Parser key "([^"]+)":', r"--\1:", message)
@@ -262,9 +262,9 @@ def _wrong_call(parser: ArgumentParser, message: str) -> str:
 
 def _expected(kind: str, value: str) -> str:
     """The end of a sentence about a value that is not of this kind, as `float` or `Literal['butter', 'oil']`."""
-    if not kind.startswith("Literal["):
-        return f"; expected {kind}."
     choices = re.findall(r"'([^']*)'", kind)
+    if not choices:
+        return f"; expected {kind}."
     listed = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     return f"; expected {listed}.{_did_you_mean(value, choices)}"
 

@@ -87,6 +87,10 @@ def test_status_three_when_some_inputs_failed() -> None:
         ("cook egg --heat hot", "--heat: 'hot' is not valid; expected float."),
         ("cook egg --fat lard", "--fat: 'lard' is not valid; expected butter or oil."),
         ("cook egg --fat buter", "--fat: 'buter' is not valid; expected butter or oil. Did you mean 'butter'?"),
+        (
+            "evaluate m --data d --compat mlt",
+            "--compat: 'mlt' is not valid; expected mult or causalmer. Did you mean 'mult'",
+        ),
         ("cook egg --config none.yaml", "File does not exist"),
         ("cook", "the following arguments are required: inputs"),
         ("--helpp", "there is no option '--helpp'"),

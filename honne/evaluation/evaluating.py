@@ -32,7 +32,6 @@ from honne.evaluation.vocabulary import Units, shared_vocabulary
 from honne.explain.measuring import MapOptions, MeanMaps
 from honne.labels import LabelSchema
 from honne.methods.au_cues import Cue
-from honne.metrics.emotions import Compat
 from honne.metrics.resampling import Estimate
 from honne.models import Model, load
 from honne.models import device as device_named
@@ -46,7 +45,6 @@ else:  # what the command line takes
 
 log = logging.getLogger("honne")
 
-SentimentCompat = Literal["none", "mult", "causalmer"]
 CODES = {"mult": "MulT", "causalmer": "CausalMER"}
 
 
@@ -62,7 +60,7 @@ def evaluate(
     units: Units = "same",
     smooth: str = "none",
     abaw: Edition = "none",
-    compat: SentimentCompat = "none",
+    compat: Literal["mult", "causalmer"] | None = None,
     submission: Path | None = None,
     missing: Missing = "none",
     missing_as: MissingAs = "absent",
@@ -101,7 +99,7 @@ def evaluate(
         abaw: also give the scores of an ABAW challenge: 2020 (7 expressions, 8 action units), unitask (2022 and later,
             8 expressions, 12 units), mtl (the multi-task tracks, the same classes).
         compat: measure sentiment as the code of a paper does, slips included: mult (F1 weighted by the predictions),
-            causalmer (a predicted 0 counts as positive where rows labelled 0 are left out).
+            causalmer (a predicted 0 counts as positive where rows labelled 0 are left out); unset = as meant.
         submission: folder for the files to send to that challenge; a split without labels is then only written.
         missing: of models of several modalities: subsets removes every subset of them in turn, steps makes a growing
             share of all steps zero, full does both; each figure with what it loses.
@@ -132,7 +130,6 @@ def evaluate(
     """
     path, smoothing = _checked(out, replicates, explained_faces), Smoothing.parse(smooth)
     _together(smoothing, explanations, abaw, submission)
-    slips: Compat | None = None if compat == "none" else compat
     opened = data if isinstance(data, PreparedData) else PreparedData(data)
     rows, labels = opened.split(split), opened.schema.labels
     known = opened.rows.iloc[rows]
@@ -148,14 +145,14 @@ def evaluate(
     if files and labels == LabelSchema():
         labels = model.schema
     vocabulary = shared_vocabulary(model.schema, labels, merge=merge, drop=drop, units=units)
-    if slips and not vocabulary.schema.sentiment:
+    if compat and not vocabulary.schema.sentiment:
         raise WrongCall(
-            f"--compat {slips}: only sentiment is measured otherwise, and there is none here.", "Leave --compat out."
+            f"--compat {compat}: only sentiment is measured otherwise, and there is none here.", "Leave --compat out."
         )
     clusters, resampled = cluster_rows(known)
     raw = run_model(model, opened, split, batch_size=batch_size, workers=workers, flips=flips)
     outputs = raw if smoothing.kind == "none" else smooth_outputs(raw, known, smoothing)
-    scored = beside_labels(outputs, model, opened, vocabulary, clusters, abaw, slips)
+    scored = beside_labels(outputs, model, opened, vocabulary, clusters, abaw, compat)
     means = MeanMaps()
     asked = MapOptions.of(model, map, layers, cue=cue, codebook=codebook)
     labelled = scored.labelled()
@@ -179,9 +176,9 @@ def evaluate(
         "resampled": resampled,
         "clusters": int(clusters.max()) + 1,
     }
-    if slips:
-        result["compat"] = slips
-        result["notes"].append(f"Sentiment is measured as the code of {CODES[slips]} does, slips included.")
+    if compat:
+        result["compat"] = compat
+        result["notes"].append(f"Sentiment is measured as the code of {CODES[compat]} does, slips included.")
     result |= seen_before(model, result["data"], split)
     result |= _published(model, opened, split, result["notes"])
     if model.length and not videos_named(known):
@@ -211,11 +208,11 @@ def evaluate(
 
         def changed(change: Callable[[Batch], Batch]) -> Scored:
             said = run_model(model, opened, split, batch_size=batch_size, workers=workers, change=change)
-            return beside_labels(said, model, opened, vocabulary, clusters, compat=slips)
+            return beside_labels(said, model, opened, vocabulary, clusters, compat=compat)
 
         result["missing"] = missing_result(model, scored, changed, missing, missing_as, replicates, seed)
     if labelled and smoothing.kind != "none":
-        before = beside_labels(raw, model, opened, vocabulary, clusters, abaw, slips)
+        before = beside_labels(raw, model, opened, vocabulary, clusters, abaw, compat)
         result["smoothing"] = {"smooth": smooth, "measures": _smoothing(before, scored, estimates, replicates, seed)}
     if files:
         result["submission"] = {"folder": str(files.folder), "files": len(files.write(outputs, model))}

@@ -393,9 +393,8 @@ def assert_state(
         distance = np.abs(found[name].double().numpy() - recorded)
         limit = tolerance + 1e-6 * np.abs(recorded)
         if name in gradients:
-            recorded_gradient = np.abs(gradients[name])
-            least = np.minimum(recorded_gradient, smallest[name])
-            noise = (least <= 1e-6) & (recorded_gradient + smallest[name].numpy() > 0)  # 0 on both sides is a real 0
+            recorded_gradient = np.abs(gradients[name])  # held against ours by itself, so that 0 here is a real 0
+            noise = (recorded_gradient > 0) & (np.minimum(recorded_gradient, smallest[name]).numpy() <= 1e-6)
             compared.append(~noise.ravel())
             limit = np.where(noise, loose, limit)
         elif name == PARTS["netBase.1"] + ".running_mean":
